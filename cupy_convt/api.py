@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""Arrays in, arrays out: the operator as functions.
+
+A call goes one way: arrays -> Problem (every refusal) -> Choice (which plan and why) -> engine -> array. NumPy arrays run
+on the CPU engine and give NumPy arrays, CuPy arrays run on their device and give CuPy arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.dispatch import choose
+from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import output_length as _output_length
+from cupy_convt.core.problem import is_complex
+from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy
+from cupy_convt.explain import Explanation
+from cupy_convt.prepared import Operator, array_kind, check_kinds, current_limit, operand_of, workspace_limit
+
+__all__ = [
+    "Explanation",
+    "Operator",
+    "array_operand",
+    "conv_transpose1d",
+    "cuda_arrays",
+    "device_spec",
+    "explain",
+    "make_geometry",
+    "output_length",
+    "positive",
+    "prepare",
+    "reference",
+    "to_dtype",
+    "to_numpy",
+    "workspace_limit",
+]
+
+
+def conv_transpose1d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+    *,
+    output_size: Any = None,
+    crop: Any = (0, 0),
+    method: str = "auto",
+    precision: str | None = None,
+    out: Any = None,
+    activation: Any = None,
+) -> Any:
+    """Transposed 1-D convolution, the operator of torch.nn.functional.conv_transpose1d.
+
+        y[n,co,t] = bias[co] + sum over ci in the group of co, i, j with i*stride + j*dilation = t + p_left of
+                    x[n,ci,i] * weight[ci,co',j]
+
+    >>> import numpy as np, cupy_convt as ct
+    >>> x, weight = np.ones((1, 1, 3), "float32"), np.ones((1, 1, 2), "float32")
+    >>> ct.conv_transpose1d(x, weight, stride=2)
+    array([[[1., 1., 1., 1., 1., 1.]]], dtype=float32)
+
+    Args:
+        x: input, NumPy or CuPy. Any strides, read-only and byte-swapped NumPy arrays included.
+        weight: taps; the axes are torch's.
+        bias: added to every sample of its channel, or None.
+        stride, dilation: int >= 1, or a sequence of one.
+        padding: int >= 0, torch's meaning: so many samples are taken off both ends; or "valid" (none), "same"
+            (L_out = L_in * stride, ONNX SAME_UPPER), "same_lower", "causal" (L_out = L_in * stride, y[t] depends on
+            x[<= t // stride] only).
+        output_padding: samples added at the right end, smaller than either stride or dilation.
+        groups: C_in and C_out are split into so many independent groups.
+        output_size: L_out, among the `stride` lengths that fit the input; overrides output_padding.
+        crop: (left, right) samples taken off besides, without a copy.
+        method: "auto", "direct" (bits of a sample depend on nothing but its own receptive field), "gemm" or "fft".
+        precision: for float32: None, error within the float32 bound; "ieee", IEEE multiply-adds only; "tf32", TF32
+            products are allowed.
+        out: array for the result; it may not overlap an input.
+        activation: None, "relu", "leaky_relu" (slope 0.01), ("leaky_relu", slope) or "tanh", applied after the bias.
+
+    Shape:
+        x: (N, C_in, L_in) or (C_in, L_in).
+        weight: (C_in, C_out // groups, K).
+        bias: (C_out,).
+        out and the result: (N, C_out, L_out) or (C_out, L_out), with torch's
+            L_out = (L_in - 1) * stride - 2 * padding + dilation * (K - 1) + output_padding + 1.
+
+    Dtypes: float16, bfloat16 (of ml_dtypes), float32, float64, complex64, complex128; one for all three arrays, except
+    that real and complex of one precision may mix. Half types are summed in float32 and rounded once.
+
+    Raises:
+        TypeError: an argument is not an array of one kind on one device, not an int where one is wanted, or of an
+            unsupported or different dtype.
+        ValueError: a shape or value is out of range, the method cannot take the problem, L_out would be below 1.
+    """
+    named = [("x", x), ("weight", weight), ("bias", bias), ("out", out)]
+    for name, array in named:
+        if array is not None or name in ("x", "weight"):
+            array_kind(name, array)
+    geometry = make_geometry(
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        output_size=output_size,
+        crop=crop,
+        method=method,
+        precision=precision,
+        activation=activation,
+        x_ndim=x.ndim,
+    )
+    return Operator(weight, bias, geometry, keep=False)(x, out)
+
+
+def prepare(
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+    output_size: Any = None,
+    crop: Any = (0, 0),
+    method: str = "auto",
+    precision: str | None = None,
+    activation: Any = None,
+) -> Operator:
+    """The operator with its weight packed once: `op = prepare(weight, bias, stride=2)`, then `op(x)`, `op(x, out=y)`.
+
+    Arguments, shapes, dtypes and errors are those of :func:`conv_transpose1d`; what needs no x is refused here.
+    """
+    for name, array in (("weight", weight), ("bias", bias)):
+        if array is not None or name == "weight":
+            array_kind(name, array)
+    geometry = make_geometry(
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        output_size=output_size,
+        crop=crop,
+        method=method,
+        precision=precision,
+        activation=activation,
+    )
+    # An input of the least length that certainly gives a result shows everything that does not depend on x.
+    span = weight.shape[-1] * geometry.dilation if weight.ndim == 3 else 1
+    extra = 2 * geometry.padding if isinstance(geometry.padding, int) else 0
+    least = (extra + sum(geometry.crop)) // geometry.stride + span + 2
+    channels = weight.shape[0] if weight.ndim == 3 else 1
+    dtype = bias.dtype.name if bias is not None and is_complex(bias.dtype.name) else weight.dtype.name
+    probe = replace(geometry, output_size=None)
+    _, complaint = check_kinds([("weight", weight)] + ([("bias", bias)] if bias is not None else []))
+    make_problem(probe, Operand((1, channels, least), dtype), operand_of(weight), operand_of(bias), complaint)
+    return Operator(weight, bias, geometry)
+
+
+def explain(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    *,
+    dtype: str = "float32",
+    weight_dtype: str | None = None,
+    device: str | DeviceSpec | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+    output_size: Any = None,
+    crop: Any = (0, 0),
+    method: str = "auto",
+    precision: str | None = None,
+    activation: Any = None,
+) -> Explanation:
+    """What conv_transpose1d would do with arrays of these shapes, and why: print it.
+
+    Every method with its predicted time and workspace, why each loser lost, and what the winner runs. `device` is None
+    (this CPU), "cuda", "cuda:N", or a preset such as "h200" of a device that is not at hand: predictions then.
+
+    >>> import cupy_convt as ct
+    >>> ct.explain((1, 512, 87), (512, 256, 16), stride=8, padding=4, device="h200").method
+    'gemm'
+
+    Raises:
+        TypeError, ValueError: as conv_transpose1d with such arrays; ValueError for an unknown device.
+    """
+    geometry = make_geometry(
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        output_size=output_size,
+        crop=crop,
+        method=method,
+        precision=precision,
+        activation=activation,
+        x_ndim=len(x_shape),
+    )
+    operands = Operand(tuple(x_shape), str(dtype)), Operand(tuple(weight_shape), str(weight_dtype or dtype))
+    problem = make_problem(geometry, *operands, None)
+    return Explanation(choose(problem, device_spec(device), geometry.method, current_limit()))
+
+
+def output_length(
+    l_in: int,
+    kernel_size: int,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+    *,
+    output_size: Any = None,
+    crop: Any = (0, 0),
+) -> int:
+    """L_out in samples of an input of `l_in` samples; `groups` has no influence on it.
+
+    >>> import cupy_convt as ct
+    >>> ct.output_length(87, 16, stride=8, padding=4)
+    696
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: a value is out of range, or L_out would be below 1.
+    """
+    geometry = make_geometry(
+        stride, padding, output_padding, groups, dilation, output_size=output_size, crop=crop
+    )
+    return _output_length(geometry, integer("l_in", l_in), integer("kernel_size", kernel_size))
+
+
+def reference(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+    *,
+    output_size: Any = None,
+    crop: Any = (0, 0),
+    activation: Any = None,
+) -> Any:
+    """The definition as loops, in float64 or complex128, on NumPy arrays: slow, and what every method is tested against.
+
+    Arguments, shapes and errors are those of :func:`conv_transpose1d`.
+    """
+    from cupy_convt.engines.cpu import reference as loops
+
+    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
+        if (array is not None or name != "bias") and array_kind(name, array) != "numpy":
+            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    geometry = make_geometry(
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        output_size=output_size,
+        crop=crop,
+        activation=activation,
+        x_ndim=x.ndim,
+    )
+    problem = make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias))
+    result = loops(problem, x if x.ndim == 3 else x[None], weight, bias)
+    return result if x.ndim == 3 else result[0]

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""Predicted seconds of a plan on a device: one question, answered by the model of the device's kind."""
+
+from __future__ import annotations
+
+from cupy_convt.core import cost_cpu, cost_gpu
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.launch import Plan
+from cupy_convt.core.plan_cpu import CpuPlan
+from cupy_convt.core.problem import Problem
+
+
+def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float:
+    """Predicted time of one call, without packing the weight when the plan keeps it packed."""
+    if isinstance(plan, CpuPlan):
+        return cost_cpu.seconds(problem, plan, device)
+    return cost_gpu.seconds(problem, plan, device)
+
+
+def floor_seconds(problem: Problem, device: DeviceSpec) -> float:
+    """Time that no method can beat on the device's plain arithmetic: bytes once, or the definition's multiplications.
+
+    A frequency-domain method may pass below the arithmetic bound, never below the bytes.
+    """
+    return max(problem.bytes / device.bandwidth, problem.flops / device.peak(problem.accumulator))

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Plans as data: what a GPU is to run, printable and hashable, with names where the pointers will be.
+
+Buffers are named: "x", "weight", "bias", "out" are the caller's arrays, any other name is a workspace of the plan. An
+argument of a launch is one of
+
+    "name"              pointer to the first element of that buffer (a null pointer for a bias that is not there)
+    At("name", n)       pointer to element n of it
+    Stride("x", axis)   64-bit stride of that axis of the caller's (N, C, L) array, in elements
+    I32(v) I64(v) F32(v) F64(v)   a scalar of the kernel's parameter type
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cupy_convt.core.problem import ITEM_BYTES
+
+
+@dataclass(frozen=True)
+class At:
+    """A pointer `offset` elements into a buffer."""
+
+    buffer: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Stride:
+    """Stride in elements of one axis of "x" or "out" seen as (N, C, L), `times` a factor."""
+
+    buffer: str
+    axis: int
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class I32:
+    """A 32-bit integer argument."""
+
+    value: int
+
+    def __post_init__(self) -> None:
+        if not -(2**31) <= self.value < 2**31:
+            raise OverflowError(f"expected a 32-bit launch argument, got {self.value}")
+
+
+@dataclass(frozen=True)
+class I64:
+    """A 64-bit integer argument."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class F32:
+    """A float argument."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class F64:
+    """A double argument."""
+
+    value: float
+
+
+Argument = str | At | Stride | I32 | I64 | F32 | F64
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: kernels/<kernel>.cu, whose entry has the same name, compiled with these defines."""
+
+    kernel: str
+    defines: tuple[tuple[str, str | int], ...]
+    grid: int
+    block: int
+    shared_bytes: int
+    arguments: tuple[Argument, ...]
+
+    @property
+    def variant(self) -> tuple[str, tuple[tuple[str, str | int], ...]]:
+        """What is compiled: the source and its defines."""
+        return self.kernel, self.defines
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A batch of row-major matrices inside a buffer: element (b, i, j) at offset + b*batch_stride + i*row_stride + j.
+
+    A stride may be a Stride, when it is one of the caller's array; so may the offset be a sum of multiples of them.
+    Offsets and strides count elements of the Gemm's dtype: a complex buffer may be read as pairs of reals.
+    """
+
+    buffer: str
+    offset: int
+    rows: int
+    columns: int
+    row_stride: int | Stride
+    batch_stride: int | Stride
+    stride_offsets: tuple[tuple[Stride, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """out[b] = left[b]^T @ right[b] if left_transposed else left[b] @ right[b], by the vendor's library.
+
+    Operands have `dtype`; the products are summed and kept in `out_dtype`, in which `out` is counted.
+    """
+
+    left: Matrix
+    right: Matrix
+    out: Matrix
+    batch: int
+    left_transposed: bool
+    dtype: str
+    out_dtype: str
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class Fft:
+    """A batch of contiguous transforms of `length` points, by the vendor's library, unnormalised in both directions.
+
+    kind: "r2c" (length -> length//2 + 1), "c2r" (the reverse; its input is destroyed), "c2c", "c2c_inverse".
+    `dtype` is the real type.
+    """
+
+    kind: str
+    length: int
+    batch: int
+    source: At
+    destination: At
+    dtype: str
+
+
+Step = Launch | Gemm | Fft
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A buffer that a plan needs while it runs."""
+
+    name: str
+    count: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.count * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an engine does for one problem.
+
+    `packing_steps` turn the weight into the buffers of `packed`, which depend on nothing else and may be kept as long
+    as the weight is (`packing_key` says when two plans can share them); `steps` do the rest.
+    """
+
+    method: str
+    variant: str
+    steps: tuple[Step, ...]
+    workspaces: tuple[Workspace, ...] = ()
+    packing_steps: tuple[Step, ...] = ()
+    packed: tuple[Workspace, ...] = ()
+    packing_key: tuple[object, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes allocated beside the caller's arrays, packed weights included."""
+        return sum(w.bytes for w in self.workspaces) + sum(w.bytes for w in self.packed)
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """The kernel launches among all steps."""
+        return tuple(step for step in self.packing_steps + self.steps if isinstance(step, Launch))
+
+    @property
+    def name(self) -> str:
+        """Method and variant as they are printed."""
+        return f"{self.method}/{self.variant}"

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""A weight and a geometry ready to be called: checks, choice, packed weights, and the call of the engine."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, overload
+
+from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, AnyPlan, Choice, choose
+from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
+from cupy_convt.core.problem import Problem, is_complex
+from cupy_convt.engines import Engine, engine_of, kind_of
+from cupy_convt.explain import Explanation
+
+#: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
+_PACKED_FORMS = 8
+
+
+def _default_limit() -> int:
+    text = os.environ.get("CUPY_CONVT_WORKSPACE_LIMIT")
+    if text is None:
+        return DEFAULT_WORKSPACE_LIMIT
+    if not text.isdigit():
+        raise ValueError(f"CUPY_CONVT_WORKSPACE_LIMIT: expected a number of bytes, got {text!r}")
+    return int(text)
+
+
+_limit: ContextVar[int | None] = ContextVar("workspace_limit", default=None)
+
+
+def current_limit() -> int:
+    limit = _limit.get()
+    return _default_limit() if limit is None else limit
+
+
+@contextmanager
+def workspace_limit(nbytes: int) -> Iterator[None]:
+    """Bound the bytes that calls inside the block may allocate beside their arguments and their result.
+
+    Longer problems are tiled to stay under it. The default is 256 MiB, or the environment variable
+    CUPY_CONVT_WORKSPACE_LIMIT.
+
+    Raises:
+        TypeError: nbytes is not an int.
+        ValueError: nbytes is negative.
+    """
+    nbytes = integer("nbytes", nbytes)
+    if nbytes < 0:
+        raise ValueError(f"nbytes: expected an int >= 0, got {nbytes}")
+    token = _limit.set(nbytes)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def array_kind(name: str, array: Any) -> str:
+    """Kind of an array argument, refused when it is none."""
+    kind = kind_of(array)
+    if kind is None:
+        raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(array).__name__}")
+    return kind
+
+
+def check_kinds(named: list[tuple[str, Any]]) -> tuple[str, str | None]:
+    """Kind of the first array, and a complaint if another one is of a different kind or on another device."""
+    kinds = [(name, array_kind(name, array)) for name, array in named]
+    first_name, first = kinds[0]
+    for (name, kind), (_, array) in zip(kinds[1:], named[1:], strict=True):
+        if kind != first:
+            return first, f"{name}: expected a {first} array as {first_name} is, got a {kind} array"
+        here, there = getattr(named[0][1], "device", None), getattr(array, "device", None)
+        if here != there:
+            return first, f"{name}: expected device {here} as {first_name} has, got {there}"
+    return first, None
+
+
+@overload
+def operand_of(array: None) -> None: ...
+@overload
+def operand_of(array: Any) -> Operand: ...
+def operand_of(array: Any) -> Operand | None:
+    """Shape and dtype name of an array, None of None."""
+    return None if array is None else Operand(tuple(array.shape), array.dtype.name)
+
+
+def _native(array: Any) -> Any:
+    """The array in the machine's byte order."""
+    if array is None or array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _check_out(engine: Engine, out: Any, problem: Problem, batched: bool, inputs: list[tuple[str, Any]]) -> None:
+    shape = problem.out_shape if batched else problem.out_shape[1:]
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
+    if out.dtype.name != problem.out_dtype or not out.dtype.isnative:
+        raise TypeError(f"out: expected dtype {problem.out_dtype}, got {out.dtype}")
+    flags = getattr(out, "flags", None)
+    if flags is not None and not getattr(flags, "writeable", True):
+        raise ValueError("out: expected a writeable array, got a read-only one")
+    for name, array in inputs:
+        if array is not None and engine.overlaps(out, array):
+            raise ValueError(f"out: expected an array that shares no memory with {name}, got one that overlaps it")
+
+
+class Operator:
+    """A weight, a bias and a geometry, ready to be called on inputs of any batch and length.
+
+    Made by :func:`prepare`. What a plan wants of the weight (packed tiles, Toeplitz blocks, spectra) is computed at the
+    first input of a size class and kept; a later call of the same class plans nothing and packs nothing. The arrays are
+    not copied: do not modify them afterwards.
+    """
+
+    def __init__(self, weight: Any, bias: Any, geometry: Geometry, *, keep: bool = True) -> None:
+        self.geometry = geometry
+        self.weight, self.bias = weight, bias
+        self._kind = array_kind("weight", weight)
+        self._keep = keep
+        self._packed: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+
+    def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
+        """The transposed convolution of x; `output_size` overrides that of the geometry.
+
+        Shape:
+            x: (N, C_in, L_in) or (C_in, L_in).
+            out and the result: (N, C_out, L_out) or (C_out, L_out).
+
+        Raises:
+            TypeError, ValueError: as :func:`conv_transpose1d`.
+        """
+        array_kind("x", x)
+        if x.ndim not in (2, 3):
+            raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x.ndim}")
+        geometry = self.geometry
+        if output_size is not None:
+            geometry = replace(geometry, output_size=make_geometry(output_size=output_size, x_ndim=x.ndim).output_size)
+        return self._run(geometry, x, out)
+
+    def explain(self, x_shape: tuple[int, ...], dtype: str | None = None) -> Explanation:
+        """Which plan inputs of that shape take, and why. `dtype` is x's; None is the weight's."""
+        operand = Operand(tuple(x_shape), dtype or self.weight.dtype.name)
+        problem = make_problem(self.geometry, operand, operand_of(self.weight), operand_of(self.bias))
+        return Explanation(self._choose(problem, engine_of(self._kind)))
+
+    def _choose(self, problem: Problem, engine: Engine) -> Choice:
+        return choose(problem, engine.device(), self.geometry.method, current_limit())
+
+    def _run(self, geometry: Geometry, x: Any, out: Any) -> Any:
+        weight, bias = self.weight, self.bias
+        named = [("x", x), ("weight", weight)] + ([("bias", bias)] if bias is not None else [])
+        kind, complaint = check_kinds(named + ([("out", out)] if out is not None else []))
+        problem = make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias), complaint)
+        if bias is not None and is_complex(bias.dtype.name) and not is_complex(problem.out_dtype):
+            self.weight = weight.astype(bias.dtype)
+            return self._run(geometry, x, out)
+        engine = engine_of(kind)
+        if out is not None:
+            _check_out(engine, out, problem, x.ndim == 3, named)
+        choice = self._choose(problem, engine) if problem.batch else None
+        result = out
+        if out is None:
+            result = engine.empty(problem.out_shape if x.ndim == 3 else problem.out_shape[1:], problem.out_dtype)
+        if choice is not None:
+            self._execute(engine, problem, choice.plan, x, result)
+        return result
+
+    def _execute(self, engine: Engine, problem: Problem, plan: AnyPlan, x: Any, out: Any) -> None:
+        weight, bias = _native(self.weight), _native(self.bias)
+        if bias is not None and bias.dtype.name != problem.out_dtype:
+            bias = bias.astype(out.dtype)
+        packed = None
+        if self._keep and plan.packing_key:
+            packed = self._packed.get(plan.packing_key)
+            if packed is None:
+                packed = engine.pack(problem, plan, weight)
+                self._packed[plan.packing_key] = packed
+                if len(self._packed) > _PACKED_FORMS:
+                    self._packed.popitem(last=False)
+        if x.ndim == 2:
+            x, out = x[None], out[None]
+        engine.run(problem, plan, _native(x), weight, bias, out, packed)

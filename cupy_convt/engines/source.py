@@ -49,8 +49,8 @@ def _splice(path: Path, directories: tuple[Path, ...], seen: set[Path]) -> str:
             if found not in seen:
                 lines.append(_splice(found, directories, seen))
             lines.append(f'#line {number + 1} "{path.name}"')
-        elif line.strip() != "#pragma once":
-            lines.append(line)
+        else:
+            lines.append("" if line.strip() == "#pragma once" else line)
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Arrays in, arrays out: the operator as functions.
 
-A call goes one way: arrays -> Problem (every refusal) -> Choice (which plan and why) -> engine -> array. NumPy arrays run
-on the CPU engine and give NumPy arrays, CuPy arrays run on their device and give CuPy arrays.
+A call goes one way: arrays -> Problem (every refusal) -> Choice (which plan and why) -> engine -> array. NumPy arrays
+run on the CPU engine and give NumPy arrays, CuPy arrays run on their device and give CuPy arrays.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.dispatch import choose
-from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
 from cupy_convt.core.geometry import output_length as _output_length
 from cupy_convt.core.problem import is_complex
-from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy
+from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy, weight_like
+from cupy_convt.engines.source import kernel_directory
 from cupy_convt.explain import Explanation
 from cupy_convt.prepared import Operator, array_kind, check_kinds, current_limit, operand_of, workspace_limit
 
@@ -27,6 +28,7 @@ __all__ = [
     "cuda_arrays",
     "device_spec",
     "explain",
+    "kernel_directory",
     "make_geometry",
     "output_length",
     "positive",
@@ -34,6 +36,7 @@ __all__ = [
     "reference",
     "to_dtype",
     "to_numpy",
+    "weight_like",
     "workspace_limit",
 ]
 
@@ -234,9 +237,7 @@ def output_length(
         TypeError: an argument is not an int.
         ValueError: a value is out of range, or L_out would be below 1.
     """
-    geometry = make_geometry(
-        stride, padding, output_padding, groups, dilation, output_size=output_size, crop=crop
-    )
+    geometry = make_geometry(stride, padding, output_padding, groups, dilation, output_size=output_size, crop=crop)
     return _output_length(geometry, integer("l_in", l_in), integer("kernel_size", kernel_size))
 
 
@@ -254,7 +255,7 @@ def reference(
     crop: Any = (0, 0),
     activation: Any = None,
 ) -> Any:
-    """The definition as loops, in float64 or complex128, on NumPy arrays: slow, and what every method is tested against.
+    """The definition as loops, in float64 or complex128, on NumPy arrays: slow; every method is tested against it.
 
     Arguments, shapes and errors are those of :func:`conv_transpose1d`.
     """
@@ -274,6 +275,8 @@ def reference(
         activation=activation,
         x_ndim=x.ndim,
     )
+    if bias is not None and is_complex(bias.dtype.name) and not is_complex(x.dtype.name):
+        weight = weight.astype(bias.dtype)
     problem = make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias))
     result = loops(problem, x if x.ndim == 3 else x[None], weight, bias)
     return result if x.ndim == 3 else result[0]

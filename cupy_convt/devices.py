@@ -10,8 +10,9 @@ import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec, preset
 from cupy_convt.core.geometry import Operand, integer
-from cupy_convt.core.problem import DTYPES
+from cupy_convt.core.problem import DTYPES, real_dtype
 from cupy_convt.engines import engine_of
+from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.prepared import array_kind, operand_of
 
 
@@ -26,9 +27,10 @@ def device_spec(device: str | DeviceSpec | None) -> DeviceSpec:
     if device is None or device == "cpu":
         return engine_of("numpy").device()
     if isinstance(device, str) and device.partition(":")[0] == "cuda":
+        ordinal = parse_cuda(device)
         from cupy_convt.engines import gpu
 
-        return gpu.probe(parse_cuda(device))
+        return gpu.probe(ordinal)
     if not isinstance(device, str):
         raise TypeError(f"device: expected None, a string or a DeviceSpec, got {type(device).__name__}")
     return preset(device)
@@ -42,7 +44,9 @@ def parse_cuda(device: str) -> int | None:
     """
     head, colon, ordinal = device.partition(":")
     if head != "cuda" or (colon and not ordinal.isdigit()):
-        raise ValueError(f"device: expected 'cpu', 'cuda', 'cuda:N' or one of {', '.join(sorted(PRESETS))}, got {device!r}")
+        raise ValueError(
+            f"device: expected 'cpu', 'cuda', 'cuda:N' or one of {', '.join(sorted(PRESETS))}, got {device!r}"
+        )
     return int(ordinal) if colon else None
 
 
@@ -86,13 +90,10 @@ def to_dtype(dtype: Any) -> np.dtype[Any]:
     name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     if name not in DTYPES:
         raise TypeError(f"dtype: expected one of {', '.join(DTYPES)}, got {name}")
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise TypeError("dtype: bfloat16 needs the package ml_dtypes (extra bfloat16)") from error
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    try:
+        return named_dtype(name)
+    except ImportError as error:
+        raise TypeError("dtype: bfloat16 needs the package ml_dtypes (extra bfloat16)") from error
 
 
 def array_operand(name: str, array: Any) -> Operand:
@@ -106,6 +107,18 @@ def array_operand(name: str, array: Any) -> Operand:
     if operand.dtype not in DTYPES:
         raise TypeError(f"{name}: expected a dtype among {', '.join(DTYPES)}, got {operand.dtype}")
     return operand
+
+
+def weight_like(array: Any, values: Any) -> Any:
+    """Real NumPy values as a weight for `array`: of its kind, on its device, of the real dtype of its precision.
+
+    Raises:
+        TypeError: `array` is not an array, or of an unsupported dtype.
+    """
+    operand = array_operand("array", array)
+    weight = values.astype(to_dtype(real_dtype(operand.dtype)))
+    kind = array_kind("array", array)
+    return weight if kind == "numpy" else engine_of(kind).asarray(weight)
 
 
 def to_numpy(array: Any) -> Any:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cupy_convt.core.cost import floor_seconds
 from cupy_convt.core.dispatch import Candidate, Choice
 from cupy_convt.core.launch import Launch, Plan
@@ -37,7 +39,7 @@ class Explanation:
 
     @property
     def method(self) -> str:
-        """ "direct", "gemm" or "fft"."""
+        """One of "direct", "gemm" and "fft"."""
         return self._choice.method
 
     @property
@@ -79,6 +81,40 @@ class Explanation:
         assert rival.seconds is not None
         return f"{text}, {rival.seconds / choice.seconds:.2g}x faster than {rival.name}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs: plain numbers and strings under names that stay, ready for JSON."""
+        choice = self._choice
+        problem = choice.problem
+        names = ("stride", "dilation", "groups", "p_left", "p_right", "x_dtype", "weight_dtype", "precision")
+        return {
+            "problem": {
+                "x_shape": problem.x_shape,
+                "weight_shape": problem.weight_shape,
+                "out_shape": problem.out_shape,
+                **{name: getattr(problem, name) for name in names},
+            },
+            "device": choice.device.name,
+            "requested": choice.requested,
+            "method": self.method,
+            "variant": self.variant,
+            "seconds": self.seconds,
+            "floor_seconds": floor_seconds(problem, choice.device),
+            "bytes": problem.bytes,
+            "flops": problem.flops,
+            "workspace_bytes": self.workspace_bytes,
+            "workspace_limit": choice.workspace_limit,
+            "candidates": [
+                {
+                    "method": row.method,
+                    "variant": None if row.plan is None else row.plan.variant,
+                    "seconds": row.seconds,
+                    "workspace_bytes": row.workspace_bytes,
+                    "reason": row.reason,
+                }
+                for row in choice.ranking
+            ],
+        }
+
     def __str__(self) -> str:
         choice = self._choice
         problem, floor = choice.problem, floor_seconds(choice.problem, choice.device)
@@ -110,9 +146,8 @@ def _steps(choice: Choice) -> list[str]:
     for step in dict.fromkeys(plan.steps):
         if isinstance(step, Launch):
             defines = " ".join(f"{name}={value}" for name, value in step.defines)
-            lines.append(
-                f"{step.kernel}: grid {step.grid}, block {step.block}, shared {format_bytes(step.shared_bytes)}, {defines}"
-            )
+            shared = format_bytes(step.shared_bytes)
+            lines.append(f"{step.kernel}: grid {step.grid}, block {step.block}, shared {shared}, {defines}")
         else:
             lines.append(str(step))
         if len(lines) >= 12:

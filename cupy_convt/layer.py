@@ -39,8 +39,8 @@ class ConvTranspose1d:
         bias: (out_channels,) or None.
 
     Both start as U(-b, b) with b = 1 / sqrt(out_channels / groups * kernel_size), as in torch. The layer keeps packed
-    forms of the weight: assign a new array to change it. NumPy weights are read-only for that reason; a CuPy weight must
-    not be modified in place.
+    forms of the weight: assign a new array to change it. NumPy weights are read-only for that reason; a CuPy weight
+    must not be modified in place.
 
     Raises:
         TypeError: a size is not an int.
@@ -68,8 +68,10 @@ class ConvTranspose1d:
         self.in_channels, self.out_channels, taps = (api.positive(name, value) for name, value in sizes)
         geometry = api.make_geometry(stride, padding, output_padding, groups, dilation)
         if geometry.output_padding >= max(geometry.stride, geometry.dilation):
-            largest = max(geometry.stride, geometry.dilation) - 1
-            raise ValueError(f"output_padding: expected at most {largest} (smaller than either stride or dilation), got {geometry.output_padding}")
+            raise ValueError(
+                f"output_padding: expected smaller than either stride = {geometry.stride} or "
+                f"dilation = {geometry.dilation}, got {geometry.output_padding}"
+            )
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % geometry.groups:
                 raise ValueError(f"{name}: expected a multiple of groups = {geometry.groups}, got {channels}")
@@ -82,7 +84,7 @@ class ConvTranspose1d:
         self.padding_mode = padding_mode
         self._operator: api.Operator | None = None
         self._place(device)
-        self._initialise(bool(bias), api.to_dtype(dtype or "float32"))
+        self._initialise(bool(bias), api.to_dtype("float32" if dtype is None else dtype))
 
     def _place(self, device: str | None) -> None:
         self._ordinal = None

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, AnyPlan, Choice, choose
@@ -19,6 +20,8 @@ from cupy_convt.explain import Explanation
 
 #: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
 _PACKED_FORMS = 8
+#: Kinds of call (shape, dtype, device, limit) whose decisions a prepared operator remembers.
+_CALLS = 256
 
 
 def _default_limit() -> int:
@@ -34,6 +37,7 @@ _limit: ContextVar[int | None] = ContextVar("workspace_limit", default=None)
 
 
 def current_limit() -> int:
+    """Bytes that a call may allocate beside its arrays, here and now."""
     limit = _limit.get()
     return _default_limit() if limit is None else limit
 
@@ -69,15 +73,16 @@ def array_kind(name: str, array: Any) -> str:
 
 def check_kinds(named: list[tuple[str, Any]]) -> tuple[str, str | None]:
     """Kind of the first array, and a complaint if another one is of a different kind or on another device."""
-    kinds = [(name, array_kind(name, array)) for name, array in named]
-    first_name, first = kinds[0]
-    for (name, kind), (_, array) in zip(kinds[1:], named[1:], strict=True):
-        if kind != first:
-            return first, f"{name}: expected a {first} array as {first_name} is, got a {kind} array"
-        here, there = getattr(named[0][1], "device", None), getattr(array, "device", None)
-        if here != there:
-            return first, f"{name}: expected device {here} as {first_name} has, got {there}"
-    return first, None
+    first_name, first_array = named[0]
+    first, here = array_kind(first_name, first_array), getattr(first_array, "device", None)
+    complaint = None
+    for name, array in named[1:]:
+        kind, there = array_kind(name, array), getattr(array, "device", None)
+        if complaint is None and kind != first:
+            complaint = f"{name}: expected a {first} array as {first_name} is, got a {kind} array"
+        if complaint is None and here != there:
+            complaint = f"{name}: expected device {here} as {first_name} has, got {there}"
+    return first, complaint
 
 
 @overload
@@ -96,34 +101,44 @@ def _native(array: Any) -> Any:
     return array.astype(array.dtype.newbyteorder("="))
 
 
-def _check_out(engine: Engine, out: Any, problem: Problem, batched: bool, inputs: list[tuple[str, Any]]) -> None:
-    shape = problem.out_shape if batched else problem.out_shape[1:]
+def _check_out(
+    engine: Engine, out: Any, problem: Problem, shape: tuple[int, ...], inputs: list[tuple[str, Any]]
+) -> None:
     if tuple(out.shape) != shape:
         raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
     if out.dtype.name != problem.out_dtype or not out.dtype.isnative:
         raise TypeError(f"out: expected dtype {problem.out_dtype}, got {out.dtype}")
-    flags = getattr(out, "flags", None)
-    if flags is not None and not getattr(flags, "writeable", True):
+    if not getattr(out.flags, "writeable", True):
         raise ValueError("out: expected a writeable array, got a read-only one")
     for name, array in inputs:
-        if array is not None and engine.overlaps(out, array):
+        if engine.overlaps(out, array):
             raise ValueError(f"out: expected an array that shares no memory with {name}, got one that overlaps it")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What has been decided for inputs of one shape and dtype; no choice for an empty batch."""
+
+    engine: Engine
+    problem: Problem
+    choice: Choice | None
+    out_shape: tuple[int, ...]
 
 
 class Operator:
     """A weight, a bias and a geometry, ready to be called on inputs of any batch and length.
 
-    Made by :func:`prepare`. What a plan wants of the weight (packed tiles, Toeplitz blocks, spectra) is computed at the
-    first input of a size class and kept; a later call of the same class plans nothing and packs nothing. The arrays are
-    not copied: do not modify them afterwards.
+    Made by :func:`cupy_convt.prepare`. What a plan wants of the weight (packed tiles, Toeplitz blocks, spectra) is
+    computed at the first input of a size class and kept; a later call of the same class plans nothing and packs
+    nothing. The arrays are not copied: do not modify them afterwards.
     """
 
     def __init__(self, weight: Any, bias: Any, geometry: Geometry, *, keep: bool = True) -> None:
         self.geometry = geometry
         self.weight, self.bias = weight, bias
-        self._kind = array_kind("weight", weight)
         self._keep = keep
         self._packed: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
 
     def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
         """The transposed convolution of x; `output_size` overrides that of the geometry.
@@ -133,56 +148,74 @@ class Operator:
             out and the result: (N, C_out, L_out) or (C_out, L_out).
 
         Raises:
-            TypeError, ValueError: as :func:`conv_transpose1d`.
+            TypeError, ValueError: as :func:`cupy_convt.conv_transpose1d`.
         """
-        array_kind("x", x)
-        if x.ndim not in (2, 3):
-            raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x.ndim}")
+        arrays = [("x", x), ("weight", self.weight)] + ([("bias", self.bias)] if self.bias is not None else [])
+        kind, complaint = check_kinds(arrays + ([("out", out)] if out is not None else []))
         geometry = self.geometry
         if output_size is not None:
-            geometry = replace(geometry, output_size=make_geometry(output_size=output_size, x_ndim=x.ndim).output_size)
-        return self._run(geometry, x, out)
+            size = make_geometry(output_size=output_size, x_ndim=x.ndim).output_size
+            geometry = replace(geometry, output_size=size)
+        call = self._decide(kind, complaint, geometry, x)
+        if out is not None:
+            _check_out(call.engine, out, call.problem, call.out_shape, arrays)
+            result = out
+        else:
+            result = call.engine.empty(call.out_shape, call.problem.out_dtype)
+        if call.choice is not None:
+            self._execute(call, call.choice.plan, x, result)
+        return result
 
     def explain(self, x_shape: tuple[int, ...], dtype: str | None = None) -> Explanation:
         """Which plan inputs of that shape take, and why. `dtype` is x's; None is the weight's."""
         operand = Operand(tuple(x_shape), dtype or self.weight.dtype.name)
         problem = make_problem(self.geometry, operand, operand_of(self.weight), operand_of(self.bias))
-        return Explanation(self._choose(problem, engine_of(self._kind)))
+        engine = engine_of(array_kind("weight", self.weight))
+        return Explanation(choose(problem, engine.device(), self.geometry.method, current_limit()))
 
-    def _choose(self, problem: Problem, engine: Engine) -> Choice:
-        return choose(problem, engine.device(), self.geometry.method, current_limit())
+    def _decide(self, kind: str, complaint: str | None, geometry: Geometry, x: Any) -> _Call:
+        """Every refusal and the choice, remembered by what they depend on."""
+        engine, limit = engine_of(kind), current_limit()
+        device = engine.device()
+        key = (kind, x.shape, x.dtype, device.name, limit, geometry.output_size)
+        call = self._calls.get(key) if complaint is None else None
+        if call is not None:
+            return call
+        if x.ndim not in (2, 3):
+            raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x.ndim}")
+        problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias), complaint)
+        if problem.has_bias and is_complex(self.bias.dtype.name) and not is_complex(problem.out_dtype):
+            self.weight = self.weight.astype(self.bias.dtype)  # a real product with a complex bias: rare, so promoted
+            problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias))
+        choice = choose(problem, device, geometry.method, limit) if problem.batch else None
+        if choice is not None and os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
+            _explain_once(choice)
+        call = _Call(engine, problem, choice, problem.out_shape if x.ndim == 3 else problem.out_shape[1:])
+        self._calls[key] = call
+        if len(self._calls) > _CALLS:
+            self._calls.popitem(last=False)
+        return call
 
-    def _run(self, geometry: Geometry, x: Any, out: Any) -> Any:
-        weight, bias = self.weight, self.bias
-        named = [("x", x), ("weight", weight)] + ([("bias", bias)] if bias is not None else [])
-        kind, complaint = check_kinds(named + ([("out", out)] if out is not None else []))
-        problem = make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias), complaint)
-        if bias is not None and is_complex(bias.dtype.name) and not is_complex(problem.out_dtype):
-            self.weight = weight.astype(bias.dtype)
-            return self._run(geometry, x, out)
-        engine = engine_of(kind)
-        if out is not None:
-            _check_out(engine, out, problem, x.ndim == 3, named)
-        choice = self._choose(problem, engine) if problem.batch else None
-        result = out
-        if out is None:
-            result = engine.empty(problem.out_shape if x.ndim == 3 else problem.out_shape[1:], problem.out_dtype)
-        if choice is not None:
-            self._execute(engine, problem, choice.plan, x, result)
-        return result
-
-    def _execute(self, engine: Engine, problem: Problem, plan: AnyPlan, x: Any, out: Any) -> None:
+    def _execute(self, call: _Call, plan: AnyPlan, x: Any, out: Any) -> None:
         weight, bias = _native(self.weight), _native(self.bias)
-        if bias is not None and bias.dtype.name != problem.out_dtype:
+        if bias is not None and bias.dtype != out.dtype:
             bias = bias.astype(out.dtype)
         packed = None
         if self._keep and plan.packing_key:
             packed = self._packed.get(plan.packing_key)
             if packed is None:
-                packed = engine.pack(problem, plan, weight)
-                self._packed[plan.packing_key] = packed
+                packed = self._packed[plan.packing_key] = call.engine.pack(call.problem, plan, weight)
                 if len(self._packed) > _PACKED_FORMS:
                     self._packed.popitem(last=False)
         if x.ndim == 2:
             x, out = x[None], out[None]
-        engine.run(problem, plan, _native(x), weight, bias, out, packed)
+        call.engine.run(call.problem, plan, _native(x), weight, bias, out, packed)
+
+
+_explained: set[Choice] = set()
+
+
+def _explain_once(choice: Choice) -> None:
+    if choice not in _explained:
+        _explained.add(choice)
+        print(Explanation(choice), file=sys.stderr)

@@ -136,13 +136,25 @@ SHAPE_FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"complaint": "weight: expected a numpy array"}, TypeError, "weight: expected a numpy array"),
     ({"bias": Operand((3,), "float64")}, TypeError, "bias: expected dtype float32 as x has .*got float64"),
     ({"x": Operand((2, 4, 0), "float32")}, ValueError, "x: expected L_in >= 1, got 0"),
-    ({"output_padding": 2}, ValueError, "output_padding: expected smaller than either stride = 2 or dilation = 1, got 2"),
+    (
+        {"output_padding": 2},
+        ValueError,
+        "output_padding: expected smaller than either stride = 2 or dilation = 1, got 2",
+    ),
     ({"padding": 30}, ValueError, "expected L_out >= 1, got L_out = -39 from L_in = 9"),
 ]
 
 
 def build(**changes: Any) -> Any:
-    arguments = {"stride": 2, "padding": 0, "output_padding": 0, "groups": 1, "x": X, "weight": W, "bias": None} | changes
+    arguments = {
+        "stride": 2,
+        "padding": 0,
+        "output_padding": 0,
+        "groups": 1,
+        "x": X,
+        "weight": W,
+        "bias": None,
+    } | changes
     geometry = make_geometry(*(arguments[n] for n in ("stride", "padding", "output_padding", "groups")))
     return make_problem(geometry, arguments["x"], arguments["weight"], arguments["bias"], arguments.get("complaint"))
 

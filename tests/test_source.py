@@ -59,7 +59,17 @@ def test_hash_follows_the_text() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_ships_kernels_types_and_licence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
     subprocess.run([*command, str(ROOT)], check=True, capture_output=True, text=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -70,7 +80,9 @@ def test_the_wheel_ships_kernels_types_and_licence(tmp_path: Path) -> None:
     assert "cupy_convt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "kernels/")) for name in names)
-    code = "import cupy_convt.engines.source as s; print(s.kernel_directory(), len(s.kernel_source('direct_gather')) > 0)"
+    code = (
+        "import cupy_convt.engines.source as s; print(s.kernel_directory(), len(s.kernel_source('direct_gather')) > 0)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a plan needs to know of a device, and presets for devices that are not at hand.
 
-Rates are what a well-written kernel reaches, not the sum of the data sheet: copy bandwidth, dense peaks without sparsity.
+Rates are what a well-written kernel reaches, not the sum of the data sheet: copy bandwidth, dense peaks without
+sparsity.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class DeviceSpec:
         return self.fp64 if accumulator in ("float64", "complex128") else self.fp32
 
 
-def _gpu(name: str, architecture: int, sms: int, shared_kib: int, bandwidth: float, *rates: float, l2: int) -> DeviceSpec:
+def _gpu(
+    name: str, architecture: int, sms: int, shared_kib: int, bandwidth: float, *rates: float, l2: int
+) -> DeviceSpec:
     fp32, fp64, tf32, fp16 = (rate * 1e12 for rate in rates)
     return DeviceSpec(
         name, "cuda", architecture, sms, shared_kib << 10, bandwidth * 1e9, fp32, fp64, tf32, fp16, cache_bytes=l2 << 20

@@ -193,7 +193,9 @@ def _refuse_shapes(geometry: Geometry, x: Operand, weight: Operand, bias: Operan
     if c_in % geometry.groups:
         raise ValueError(f"groups: expected a divisor of C_in = {c_in}, got {geometry.groups}")
     if x.shape[-2] != c_in:
-        raise ValueError(f"x: expected C_in = {c_in} channels as in weight of shape {weight.shape}, got shape {x.shape}")
+        raise ValueError(
+            f"x: expected C_in = {c_in} channels as in weight of shape {weight.shape}, got shape {x.shape}"
+        )
     c_out = c_out_group * geometry.groups
     if bias is not None and bias.shape != (c_out,):
         raise ValueError(f"bias: expected shape ({c_out},), got {bias.shape}")
@@ -210,7 +212,9 @@ def _refuse_dtypes(geometry: Geometry, x: Operand, weight: Operand, bias: Operan
                 f"{name}: expected dtype {x.dtype} as x has (real and complex of one precision may mix), got {operand.dtype}"
             )
     if geometry.precision is not None and x.dtype != "float32":
-        raise ValueError(f"precision: expected None for dtypes other than float32, got {geometry.precision!r} with {x.dtype}")
+        raise ValueError(
+            f"precision: expected None for dtypes other than float32, got {geometry.precision!r} with {x.dtype}"
+        )
     complex_result = result_dtype(*(operand.dtype for _, operand in named)).startswith("complex")
     if geometry.activation is not None and complex_result:
         raise ValueError(f"activation: expected None for complex results, got {geometry.activation[0]!r}")

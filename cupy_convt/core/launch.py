@@ -14,7 +14,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cupy_convt.core.problem import ITEM_BYTES
+from cupy_convt.core.problem import ITEM_BYTES, Problem
+
+#: How the kernels spell the element type of a dtype; complex numbers are pairs.
+CUDA_TYPES = {
+    "float16": "__half",
+    "bfloat16": "__nv_bfloat16",
+    "float32": "float",
+    "float64": "double",
+    "complex64": "float2",
+    "complex128": "double2",
+}
+#: (x, weight) dtypes that every method takes; a real operand beside a complex one stays real.
+DTYPE_PAIRS = (
+    ("float16", "float16"),
+    ("bfloat16", "bfloat16"),
+    ("float32", "float32"),
+    ("float64", "float64"),
+    ("complex64", "complex64"),
+    ("complex128", "complex128"),
+    ("complex64", "float32"),
+    ("float32", "complex64"),
+    ("complex128", "float64"),
+    ("float64", "complex128"),
+)
+#: The epilogue's activation codes of kernels/types.cuh.
+ACTIVATIONS = {"relu": 1, "leaky_relu": 2, "tanh": 3}
+#: What a launch may have at most in grid.x.
+GRID_LIMIT = 2**31 - 1
+#: A kernel source with its defines: what is compiled.
+Variant = tuple[str, tuple[tuple[str, str | int], ...]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,12 @@ class F64:
 Argument = str | At | Stride | I32 | I64 | F32 | F64
 
 
+def epilogue(problem: Problem) -> tuple[I32, F64]:
+    """The two arguments that end every output kernel's list: activation code and slope."""
+    kind, slope = problem.activation or ("", 0.0)
+    return I32(ACTIVATIONS.get(kind, 0)), F64(slope)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch: kernels/<kernel>.cu, whose entry has the same name, compiled with these defines."""
@@ -81,7 +116,7 @@ class Launch:
     arguments: tuple[Argument, ...]
 
     @property
-    def variant(self) -> tuple[str, tuple[tuple[str, str | int], ...]]:
+    def variant(self) -> Variant:
         """What is compiled: the source and its defines."""
         return self.kernel, self.defines
 
@@ -166,14 +201,16 @@ class Plan:
     steps: tuple[Step, ...]
     workspaces: tuple[Workspace, ...] = ()
     packing_steps: tuple[Step, ...] = ()
+    packing_workspaces: tuple[Workspace, ...] = ()
     packed: tuple[Workspace, ...] = ()
     packing_key: tuple[object, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes allocated beside the caller's arrays, packed weights included."""
-        return sum(w.bytes for w in self.workspaces) + sum(w.bytes for w in self.packed)
+        """Bytes allocated beside the caller's arrays, packed weights included, at the worst moment."""
+        scratch = max(sum(w.bytes for w in self.workspaces), sum(w.bytes for w in self.packing_workspaces))
+        return scratch + sum(w.bytes for w in self.packed)
 
     @property
     def launches(self) -> tuple[Launch, ...]:

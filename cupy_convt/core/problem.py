@@ -72,8 +72,8 @@ class Phase:
 class Phases:
     """How the taps fall into residue classes of the output (c = gcd(s, d)).
 
-    Only residues that are multiples of c receive taps; each has at most J = ceil(K c / s) of them, one residue class of j
-    modulo s/c, and their inputs are d/c apart. The other s - s/c residues are bias only.
+    Only residues that are multiples of c receive taps; each has at most J = ceil(K c / s) of them, one residue class of
+    j modulo s/c, and their inputs are d/c apart. The other s - s/c residues are bias only.
     """
 
     common: int
@@ -107,7 +107,8 @@ class Problem:
     """One call of the operator, without its arrays.
 
     `x_dtype` and `weight_dtype` are names; they are equal, or the real and complex dtype of one precision. `operation`
-    is what is computed on this geometry: the operator, or one of its two gradients, which have the same flops and bytes.
+    is what is computed on this geometry: the operator, or one of its two gradients, which have the same flops and
+    bytes.
     """
 
     batch: int

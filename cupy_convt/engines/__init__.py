@@ -21,6 +21,9 @@ class Engine(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new uninitialised array on that device."""
 
+    def asarray(self, values: Any) -> Any:
+        """The values of a NumPy array as an array on that device, of the same dtype."""
+
     def overlaps(self, a: Any, b: Any) -> bool:
         """Whether two arrays share memory."""
 

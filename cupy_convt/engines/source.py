@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"')
@@ -54,7 +54,7 @@ def _splice(path: Path, directories: tuple[Path, ...], seen: set[Path]) -> str:
     return "\n".join(lines)
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_source(stem: str) -> str:
     """Flattened source of kernels/<stem>.cu."""
     return flatten(kernel_directory() / f"{stem}.cu")

@@ -8,11 +8,12 @@ run on the CPU engine and give NumPy arrays, CuPy arrays run on their device and
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.dispatch import choose
-from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
 from cupy_convt.core.geometry import output_length as _output_length
 from cupy_convt.core.problem import is_complex
 from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy, weight_like
@@ -41,6 +42,10 @@ __all__ = [
 ]
 
 
+_NO_CROP = (0, 0)
+_PLAIN = (int, str, type(None))
+
+
 def conv_transpose1d(
     x: Any,
     weight: Any,
@@ -52,7 +57,7 @@ def conv_transpose1d(
     dilation: Any = 1,
     *,
     output_size: Any = None,
-    crop: Any = (0, 0),
+    crop: Any = _NO_CROP,
     method: str = "auto",
     precision: str | None = None,
     out: Any = None,
@@ -105,20 +110,52 @@ def conv_transpose1d(
     for name, array in named:
         if array is not None or name in ("x", "weight"):
             array_kind(name, array)
-    geometry = make_geometry(
+    plain = (stride, padding, output_padding, groups, dilation, output_size, method, precision, activation)
+    if crop is _NO_CROP and all(type(value) in _PLAIN for value in plain):
+        geometry = _plain_geometry(*plain, x.ndim)
+    else:
+        geometry = make_geometry(
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            output_size=output_size,
+            crop=crop,
+            method=method,
+            precision=precision,
+            activation=activation,
+            x_ndim=x.ndim,
+        )
+    return Operator(weight, bias, geometry, keep=False)(x, out)
+
+
+@lru_cache(maxsize=1024)
+def _plain_geometry(
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+    output_size: Any,
+    method: Any,
+    precision: Any,
+    activation: Any,
+    x_ndim: int,
+) -> Geometry:
+    """make_geometry for arguments that are plain ints, strings and None, which a cache does not mistake for others."""
+    return make_geometry(
         stride,
         padding,
         output_padding,
         groups,
         dilation,
         output_size=output_size,
-        crop=crop,
         method=method,
         precision=precision,
         activation=activation,
-        x_ndim=x.ndim,
+        x_ndim=x_ndim,
     )
-    return Operator(weight, bias, geometry, keep=False)(x, out)
 
 
 def prepare(
@@ -191,8 +228,8 @@ def explain(
     (this CPU), "cuda", "cuda:N", or a preset such as "h200" of a device that is not at hand: predictions then.
 
     >>> import cupy_convt as ct
-    >>> ct.explain((1, 512, 87), (512, 256, 16), stride=8, padding=4, device="h200").method
-    'gemm'
+    >>> ct.explain((1, 1, 4194304), (1, 1, 65536), device="h200").method
+    'fft'
 
     Raises:
         TypeError, ValueError: as conv_transpose1d with such arrays; ValueError for an unknown device.

@@ -20,8 +20,8 @@ from cupy_convt.explain import Explanation
 
 #: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
 _PACKED_FORMS = 8
-#: Kinds of call (shape, dtype, device, limit) whose decisions a prepared operator remembers.
-_CALLS = 256
+#: Kinds of call (geometry, shapes, dtypes, device, limit) whose decisions are remembered.
+_CALLS = 1024
 
 
 def _default_limit() -> int:
@@ -125,6 +125,9 @@ class _Call:
     out_shape: tuple[int, ...]
 
 
+_calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
+
+
 class Operator:
     """A weight, a bias and a geometry, ready to be called on inputs of any batch and length.
 
@@ -138,7 +141,8 @@ class Operator:
         self.weight, self.bias = weight, bias
         self._keep = keep
         self._packed: OrderedDict[tuple[object, ...], Any] = OrderedDict()
-        self._calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
+        traits = [(array.shape, array.dtype) for array in (weight, bias) if array is not None]
+        self._fixed = (geometry, *traits)
 
     def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
         """The transposed convolution of x; `output_size` overrides that of the geometry.
@@ -163,6 +167,8 @@ class Operator:
         else:
             result = call.engine.empty(call.out_shape, call.problem.out_dtype)
         if call.choice is not None:
+            if os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
+                _explain_once(call.choice)
             self._execute(call, call.choice.plan, x, result)
         return result
 
@@ -177,8 +183,8 @@ class Operator:
         """Every refusal and the choice, remembered by what they depend on."""
         engine, limit = engine_of(kind), current_limit()
         device = engine.device()
-        key = (kind, x.shape, x.dtype, device.name, limit, geometry.output_size)
-        call = self._calls.get(key) if complaint is None else None
+        key = (kind, x.shape, x.dtype, device.name, limit, self._fixed, geometry.output_size)
+        call = _calls.get(key) if complaint is None else None
         if call is not None:
             return call
         if x.ndim not in (2, 3):
@@ -188,12 +194,10 @@ class Operator:
             self.weight = self.weight.astype(self.bias.dtype)  # a real product with a complex bias: rare, so promoted
             problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias))
         choice = choose(problem, device, geometry.method, limit) if problem.batch else None
-        if choice is not None and os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
-            _explain_once(choice)
         call = _Call(engine, problem, choice, problem.out_shape if x.ndim == 3 else problem.out_shape[1:])
-        self._calls[key] = call
-        if len(self._calls) > _CALLS:
-            self._calls.popitem(last=False)
+        _calls[key] = call
+        if len(_calls) > _CALLS:
+            _calls.popitem(last=False)
         return call
 
     def _execute(self, call: _Call, plan: AnyPlan, x: Any, out: Any) -> None:

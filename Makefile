@@ -76,7 +76,7 @@ gpu: $(ENVIRONMENT)
 	for tool in memcheck racecheck initcheck synccheck; do \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m pytest tests/test_gpu.py -q -k sanitize > $(OUT)/$$tool.txt 2>&1 \
 	    || failed="$$failed $$tool"; tail -n 3 $(OUT)/$$tool.txt; done; \
-	$(RUN) -m benchmarks.run --device cuda --out $(OUT)/benchmark.json 2>&1 | tee $(OUT)/benchmark.txt; \
+	$(RUN) -m benchmarks.gpu --out $(OUT)/benchmark.json 2>&1 | tee $(OUT)/benchmark.txt; \
 	test $${PIPESTATUS[0]} = 0 || failed="$$failed benchmark"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

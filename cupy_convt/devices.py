@@ -103,7 +103,7 @@ def array_operand(name: str, array: Any) -> Operand:
         TypeError: not an array, or of another dtype.
     """
     array_kind(name, array)
-    operand = operand_of(array)
+    operand: Operand = operand_of(array)
     if operand.dtype not in DTYPES:
         raise TypeError(f"{name}: expected a dtype among {', '.join(DTYPES)}, got {operand.dtype}")
     return operand

@@ -85,8 +85,9 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _activation(value: Activation) -> tuple[str, float] | None:
     if value is None:
         return None
-    name, slope = (value, None) if isinstance(value, str) else (None, None)
-    if _is_sequence(value) and len(value) == 2:
+    name: Any = value if isinstance(value, str) else None
+    slope: Any = None
+    if not isinstance(value, str) and _is_sequence(value) and len(value) == 2:
         name, slope = value
     unknown = not isinstance(name, str) or name not in ACTIVATIONS
     if unknown or (slope is not None and (name != "leaky_relu" or not isinstance(slope, Real))):
@@ -208,9 +209,8 @@ def _refuse_dtypes(geometry: Geometry, x: Operand, weight: Operand, bias: Operan
             raise TypeError(f"{name}: expected a dtype among {', '.join(DTYPES)}, got {operand.dtype}")
     for name, operand in named[1:]:
         if real_dtype(operand.dtype) != real_dtype(x.dtype):
-            raise TypeError(
-                f"{name}: expected dtype {x.dtype} as x has (real and complex of one precision may mix), got {operand.dtype}"
-            )
+            mix = "real and complex of one precision may mix"
+            raise TypeError(f"{name}: expected dtype {x.dtype} as x has ({mix}), got {operand.dtype}")
     if geometry.precision is not None and x.dtype != "float32":
         raise ValueError(
             f"precision: expected None for dtypes other than float32, got {geometry.precision!r} with {x.dtype}"

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""Turn committed results into the tables and the plot of README.md and benchmarks/README.md.
+
+    python -m benchmarks.report            exit code 1 when a document differs from its results
+    python -m benchmarks.report --write    write the documents
+
+Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLOT = RESULTS / "cpu.svg"
+KINDS = ("one channel", "depthwise", "dense", "long taps")
+RIVALS = {"torch": "PyTorch", "upfirdn": "scipy.signal.upfirdn"}
+
+Row = dict[str, Any]
+
+
+def load(name: str) -> dict[str, Any]:
+    """A results file."""
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return data
+
+
+def _ratios(rows: list[Row], rival: str) -> list[float]:
+    return sorted(row["rivals"][rival]["ratio"] for row in rows if rival in row["rivals"])
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def _span(ratios: list[float]) -> str:
+    if not ratios:
+        return "-"
+    return f"{_digits(ratios[0])} / **{_digits(statistics.median(ratios))}** / {_digits(ratios[-1])}"
+
+
+def _provenance(data: dict[str, Any]) -> str:
+    environment = data["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items() if number != "absent")
+    return (
+        f"{environment['cpu']}, {environment['cores']} cores, Python {environment['python']}, {versions}; "
+        f"{environment['date']}; `{environment['command'].strip()}`"
+    )
+
+
+def own_rows(data: dict[str, Any]) -> list[Row]:
+    """The rows in the dtype that their model uses."""
+    return [row for row in data["rows"] if row["own_dtype"]]
+
+
+def summary_table(data: dict[str, Any]) -> str:
+    """Ratios by kind of row: how many times faster than each rival."""
+    rows = own_rows(data)
+    lines = [
+        "Times faster than each rival, least / **median** / most over the rows of a kind (below 1: slower):",
+        "",
+        "| rows | " + " | ".join(RIVALS.values()) + " |",
+        "|---|" + "---|" * len(RIVALS),
+    ]
+    for kind in KINDS:
+        chosen = [row for row in rows if row["kind"] == kind]
+        cells = " | ".join(_span(_ratios(chosen, rival)) for rival in RIVALS)
+        lines.append(f"| {len(chosen)} {kind} | {cells} |")
+    losing = sorted((row["ratio"], row["name"]) for row in rows if row["ratio"] < 1)
+    text = ", ".join(f"{name} ({_digits(ratio)})" for ratio, name in losing)
+    lines += ["", f"Slower than a rival: {text}." if losing else "No row is slower than a rival."]
+    lines += ["", f"Measured on {_provenance(data)}."]
+    return "\n".join(lines)
+
+
+def full_table(data: dict[str, Any]) -> str:
+    """Every row: what ran, its time and spread, and the ratio to each rival."""
+    lines = [
+        "| row | dtype | chosen | ms | spread | prepared | " + " | ".join(RIVALS.values()) + " | largest difference |",
+        "|---|---|---|---|---|---|" + "---|" * (len(RIVALS) + 1),
+    ]
+    for row in data["rows"]:
+        ours = row["ours"]
+        spread = ours["iqr_ms"] / ours["median_ms"]
+        ahead = row["prepared"]["median_ms"] if "prepared" in row else None
+        cells = [
+            row["name"] + (f" ({row['scaled']})" if row["scaled"] else ""),
+            row["dtype"],
+            row["chosen"],
+            f"{ours['median_ms']:.3g}",
+            f"{100 * spread:.0f} %",
+            f"{ours['median_ms'] / ahead:.2f}" if ahead else "-",
+            *(f"{row['rivals'][name]['ratio']:.2f}" if name in row["rivals"] else "-" for name in RIVALS),
+            f"{max(rival['error'] for rival in row['rivals'].values()):.0e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    regrets = sorted(row["regret"] for row in data["rows"] if "regret" in row)
+    if regrets:
+        within = [row for row in data["rows"] if 0.5 <= row["predicted_ms"] / row["ours"]["median_ms"] <= 2]
+        lines += [
+            "",
+            f"Regret of the chooser (time of its plan over the best plan's in the same run), {len(regrets)} rows: "
+            f"median {statistics.median(regrets):.2f}, 95th percentile "
+            f"{regrets[min(math.ceil(0.95 * len(regrets)), len(regrets)) - 1]:.2f}, largest {regrets[-1]:.2f}. "
+            f"Predictions within a factor of 2: {100 * len(within) / len(data['rows']):.0f} % of the rows.",
+        ]
+    return "\n".join(lines)
+
+
+def draw(data: dict[str, Any], path: Path) -> None:
+    """Ratio to PyTorch of every row, by kind, on a logarithmic axis; the file names the results it was drawn from."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "cupy_convt"
+    from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter
+
+    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
+    first = 0
+    for kind in KINDS:
+        ratios = _ratios([row for row in own_rows(data) if row["kind"] == kind], "torch")
+        positions = range(first, first + len(ratios))
+        axes.bar(positions, [ratio - 1 for ratio in ratios], bottom=1, label=f"{kind} ({len(ratios)})", width=0.85)
+        first += len(ratios) + 1
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.set_xticks([])
+    axes.set_ylabel("times faster than PyTorch")
+    axes.set_xlabel(f"{len(own_rows(data))} layers of public models, sorted within their kind")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None, "Description": fingerprint(data)})
+    pyplot.close(figure)
+
+
+def fingerprint(data: dict[str, Any]) -> str:
+    """Identifies the figures a plot was drawn from."""
+    return hashlib.sha256(json.dumps(data["rows"], sort_keys=True).encode()).hexdigest()
+
+
+SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "cpu": (ROOT / "README.md", summary_table),
+    "cpu-rows": (ROOT / "benchmarks" / "README.md", full_table),
+}
+
+
+def rendered(name: str) -> tuple[Path, str, str]:
+    """A document, its text, and what the text should be."""
+    path, table = SECTIONS[name]
+    text = path.read_text()
+    pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
+    if not pattern.search(text):
+        raise ValueError(f"{path.name}: expected the markers of table:{name}, got none")
+    return path, text, pattern.sub(lambda match: match[1] + table(load("cpu")) + "\n" + match[2], text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check or write; the exit code says whether everything agrees."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the documents instead of checking them")
+    write = parser.parse_args(argv).write
+    stale = []
+    for name in SECTIONS:
+        path, text, wanted = rendered(name)
+        if text != wanted:
+            stale.append(f"{path.name} (table:{name})")
+            if write:
+                path.write_text(wanted)
+    data = load("cpu")
+    if not PLOT.exists() or fingerprint(data) not in PLOT.read_text():
+        stale.append(PLOT.name)
+        if write:
+            draw(data, PLOT)
+    if stale:
+        print(("written: " if write else "differs from its results, run with --write: ") + ", ".join(stale))
+    return 1 if stale and not write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""The documents say what the committed results say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+
+
+@pytest.mark.parametrize("name", report.SECTIONS)
+def test_documents_agree_with_the_results(name: str) -> None:
+    path, text, wanted = report.rendered(name)
+    assert text == wanted, f"{path.name}: run python -m benchmarks.report --write"
+
+
+def test_the_plot_was_drawn_from_the_results() -> None:
+    assert report.fingerprint(report.load("cpu")) in report.PLOT.read_text()
+
+
+def row(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": "dense",
+        "dtype": "float32",
+        "own_dtype": True,
+        "scaled": "",
+        "chosen": "gemm/rows",
+        "ours": {"median_ms": 2.0, "iqr_ms": 0.1},
+        "rivals": {"torch": {"ratio": ratio, "error": 1e-6}},
+        "ratio": ratio,
+        "predicted_ms": 2.0,
+    } | changes
+
+
+ENVIRONMENT = {
+    "cpu": "a CPU",
+    "cores": 2,
+    "python": "3",
+    "versions": {"numpy": "2", "x": "absent"},
+    "date": "today",
+    "command": "c",
+}
+
+
+def test_losing_rows_are_named() -> None:
+    data = {"environment": ENVIRONMENT, "rows": [row("good", 3.0), row("bad", 0.8), row("other", 0.5, own_dtype=False)]}
+    text = report.summary_table(data)
+    assert "Slower than a rival: bad (0.8)." in text
+    assert "0.8 / **1.9** / 3" in text
+    assert "numpy 2; today; `c`" in text
+    data["rows"] = [row("good", 3.0)]
+    assert "No row is slower than a rival." in report.summary_table(data)
+
+
+def test_every_row_and_the_regret_are_in_the_full_table() -> None:
+    rows = [row(f"r{i}", 2.0, regret=1 + i / 10, predicted_ms=1.5 if i else 9.0) for i in range(4)]
+    text = report.full_table({"environment": ENVIRONMENT, "rows": rows})
+    assert all(f"| r{i} |" in text for i in range(4))
+    assert "median 1.15, 95th percentile 1.30, largest 1.30. Predictions within a factor of 2: 75 %" in text
+
+
+def test_a_stale_plot_is_drawn_again(tmp_path: Path) -> None:
+    data = {"environment": ENVIRONMENT, "rows": [row("good", 3.0), row("bad", 0.8)]}
+    report.draw(data, tmp_path / "plot.svg")
+    assert report.fingerprint(data) in (tmp_path / "plot.svg").read_text()

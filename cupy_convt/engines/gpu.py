@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""The CuPy runtime: probes the device, compiles and caches kernels, calls cuFFT and cuBLAS.
+
+Everything is queued on CuPy's current stream of the current device, and all memory comes from CuPy's pool.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda.device import get_cublas_handle
+
+from cupy_convt.core.device import PRESETS, DeviceSpec
+from cupy_convt.core.launch import Fft, Gemm, Launch
+from cupy_convt.engines.dtypes import named_dtype
+from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
+from cupy_convt.engines.source import kernel_source
+
+#: Transform plans kept per process; each holds a work area of about the size of its data.
+FFT_PLANS = 16
+_DEFAULT_SHARED_BYTES = 48 << 10
+# what a copy reaches of the bandwidth that clock and bus width promise
+_COPY_SHARE = 0.84
+# FMA lanes, double lanes, TF32 and half multiply-adds of one multiprocessor in one clock, by architecture
+_RATES = {
+    75: (64, 2, 0, 512),
+    80: (64, 32, 512, 1024),
+    86: (128, 2, 256, 512),
+    87: (128, 2, 256, 512),
+    89: (128, 2, 256, 512),
+    90: (128, 64, 1024, 2048),
+    100: (128, 64, 2048, 4096),
+    120: (128, 2, 512, 1024),
+}
+
+
+def device_spec(name: str, architecture: int, attributes: Mapping[str, int]) -> DeviceSpec:
+    """The preset of that name and size, else rates from clocks, bus width and multiprocessors."""
+    for known in PRESETS.values():
+        same_size = attributes["MultiProcessorCount"] == known.multiprocessors
+        if not known.is_cpu and same_size and name.replace("NVIDIA ", "").startswith(known.name):
+            return known
+    rates = _RATES.get(architecture) or _RATES[max(a for a in _RATES if a <= max(architecture, 75))]
+    multiprocessors = attributes["MultiProcessorCount"]
+    clock = attributes.get("ClockRate", 1_400_000) * 1e3
+    fp32, fp64, tf32, fp16 = (2.0 * rate * multiprocessors * clock for rate in rates)
+    bus_bytes = attributes.get("GlobalMemoryBusWidth", 256) / 8
+    return DeviceSpec(
+        name=name,
+        kind="cuda",
+        architecture=architecture,
+        multiprocessors=multiprocessors,
+        shared_bytes=attributes.get("MaxSharedMemoryPerBlockOptin", _DEFAULT_SHARED_BYTES),
+        bandwidth=_COPY_SHARE * 2 * attributes.get("MemoryClockRate", 7_000_000) * 1e3 * bus_bytes,
+        fp32=fp32,
+        fp64=fp64,
+        tf32=tf32,
+        fp16=fp16,
+        cache_bytes=attributes.get("L2CacheSize", 4 << 20),
+    )
+
+
+@cache
+def _probed(ordinal: int) -> DeviceSpec:
+    device = cupy.cuda.Device(ordinal)
+    name = cupy.cuda.runtime.getDeviceProperties(ordinal)["name"].decode()
+    return device_spec(name, int(device.compute_capability), device.attributes)
+
+
+class CupyRuntime:
+    """The Runtime protocol on CuPy arrays."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kernels: dict[tuple[Any, ...], Any] = {}
+        self._transforms: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def device(self) -> DeviceSpec:
+        """The current device."""
+        return _probed(cupy.cuda.runtime.getDevice())
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new array, C-contiguous and uninitialised."""
+        return cupy.empty(shape, named_dtype(dtype))
+
+    def asarray(self, values: Any) -> Any:
+        """The values of a NumPy array on the current device."""
+        return cupy.asarray(values)
+
+    def contiguous(self, array: Any) -> Any:
+        """The array itself if it is C-contiguous, else such a copy."""
+        return cupy.ascontiguousarray(array)
+
+    def copy(self, source: Any, destination: Any) -> None:
+        """Copy elements between arrays of one shape and dtype, of any strides."""
+        destination[...] = source
+
+    def overlaps(self, a: Any, b: Any) -> bool:
+        """Whether two arrays share memory."""
+        return bool(cupy.may_share_memory(a, b))
+
+    def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
+        """Run a kernel; its first use on a device compiles it (CuPy keeps the binary on disk)."""
+        kernel = self._kernel(launch)
+        native = [_memory(a) if isinstance(a, Pointer) else a for a in arguments]
+        kernel((launch.grid,), (launch.block,), tuple(native), shared_mem=launch.shared_bytes)
+
+    def _kernel(self, launch: Launch) -> Any:
+        large = launch.shared_bytes > _DEFAULT_SHARED_BYTES
+        key = (cupy.cuda.runtime.getDevice(), launch.variant, large)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            options = ("-std=c++17", *(f"-D{name}={value}" for name, value in launch.defines))
+            module = cupy.RawModule(code=kernel_source(launch.kernel), options=options)
+            kernel = module.get_function(launch.kernel)
+            if large:
+                kernel.max_dynamic_shared_size_bytes = self.device().shared_bytes
+            self._kernels[key] = kernel
+        return kernel
+
+    def fft(self, step: Fft, source: Pointer, destination: Pointer) -> None:
+        """Run a batch of transforms by cuFFT."""
+        direction = _CUFFT_INVERSE if step.kind == "c2c_inverse" else _CUFFT_FORWARD
+        # Plan1d.fft reads no more of its arrays than .data.ptr
+        ends = (SimpleNamespace(data=_memory(pointer)) for pointer in (source, destination))
+        self._transform(step).fft(*ends, direction)
+
+    def _transform(self, step: Fft) -> Any:
+        from cupy.cuda import cufft  # loads the library: only this method needs it
+
+        # a plan owns one work area, so two streams must not share it
+        stream = cupy.cuda.get_current_stream().ptr
+        key = (cupy.cuda.runtime.getDevice(), stream, _FFT_TYPES[step.kind, step.dtype], step.length, step.batch)
+        with self._lock:
+            plan = self._transforms.get(key)
+            if plan is None:
+                plan = self._transforms[key] = cufft.Plan1d(step.length, key[2], step.batch)
+            self._transforms.move_to_end(key)
+            while len(self._transforms) > FFT_PLANS:
+                self._transforms.popitem(last=False)
+        return plan
+
+    def gemm(self, step: Gemm, left: Operand, right: Operand, out: Operand) -> None:
+        """Run a batch of products by cuBLAS, whose matrices are column-major: out^T = right^T left^T."""
+        from cupy_backends.cuda.libs import cublas
+
+        operand, result = _CUDA_TYPES[step.dtype], _CUDA_TYPES[step.out_dtype]
+        double = step.out_dtype in ("float64", "complex128")
+        compute = _COMPUTE_FAST_TF32 if step.tf32 else _COMPUTE_64F if double else _COMPUTE_32F
+        one, zero = (np.array(value, step.out_dtype) for value in (1, 0))
+        cublas.gemmStridedBatchedEx(
+            get_cublas_handle(),
+            _OP_N,
+            _OP_T if step.left_transposed else _OP_N,
+            *(out.columns, out.rows, right.rows, one.ctypes.data),
+            *(_memory(right.pointer).ptr, operand, right.row_stride, right.batch_stride),
+            *(_memory(left.pointer).ptr, operand, left.row_stride, left.batch_stride),
+            *(zero.ctypes.data, _memory(out.pointer).ptr, result, out.row_stride, out.batch_stride),
+            *(step.batch, compute, _GEMM_DEFAULT),
+        )
+
+
+def _memory(pointer: Pointer) -> Any:
+    return pointer.array.data + pointer.byte_offset
+
+
+# cudaDataType_t of library_types.h; the rest from cublas_api.h and cufft.h
+_CUDA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5, "bfloat16": 14}
+_OP_N, _OP_T, _GEMM_DEFAULT = 0, 1, -1
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_FAST_TF32 = 68, 70, 77
+_CUFFT_FORWARD, _CUFFT_INVERSE = -1, 1
+_FFT_TYPES = {
+    ("r2c", "float32"): 0x2A,
+    ("c2r", "float32"): 0x2C,
+    ("c2c", "float32"): 0x29,
+    ("c2c_inverse", "float32"): 0x29,
+    ("r2c", "float64"): 0x6A,
+    ("c2r", "float64"): 0x6C,
+    ("c2c", "float64"): 0x69,
+    ("c2c_inverse", "float64"): 0x69,
+}
+
+
+def make_engine() -> GpuEngine:
+    """The engine of CuPy arrays."""
+    return GpuEngine(CupyRuntime())
+
+
+def array_module(ordinal: int | None) -> tuple[Any, int]:
+    """CuPy, and the ordinal of a device; None is the current one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ValueError(f"device: expected a CUDA device, got none ({error})") from error
+    if ordinal is None:
+        return cupy, cupy.cuda.runtime.getDevice()
+    if ordinal >= count:
+        raise ValueError(f"device: expected 'cuda:0' to 'cuda:{count - 1}', got 'cuda:{ordinal}'")
+    return cupy, ordinal
+
+
+def probe(ordinal: int | None) -> DeviceSpec:
+    """The DeviceSpec of a device; None is the current one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    return _probed(array_module(ordinal)[1])

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""The executor of plans, and the small protocol through which it reaches a device.
+
+One planner, one executor, two runtimes: CuPy for users, an emulator on NumPy arrays for tests. The executor turns names
+into pointers and scalars; it knows nothing about any kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.launch import F32, F64, I32, I64, Argument, At, Fft, Gemm, Launch, Matrix, Plan, Step, Stride
+from cupy_convt.core.problem import ITEM_BYTES, Problem
+
+Arrays = Mapping[str, Any]
+_SCALARS: dict[type, Callable[[Any], np.generic]] = {
+    I32: np.int32,
+    I64: np.int64,
+    Stride: np.int64,
+    F32: np.float32,
+    F64: np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A place in the memory of one of the runtime's arrays: bytes after its first element."""
+
+    array: Any
+    byte_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A Matrix with its names resolved; strides in elements of the Gemm's dtype."""
+
+    pointer: Pointer
+    rows: int
+    columns: int
+    row_stride: int
+    batch_stride: int
+
+
+KernelArgument = Pointer | np.generic | None
+
+
+class Runtime(Protocol):
+    """What executing a plan needs of a device. Everything is queued on the current stream; nothing waits."""
+
+    def device(self) -> DeviceSpec:
+        """The current device."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new array, C-contiguous and uninitialised."""
+
+    def asarray(self, values: Any) -> Any:
+        """The values of a NumPy array as an array of this runtime."""
+
+    def contiguous(self, array: Any) -> Any:
+        """The array itself if it is C-contiguous, else such a copy."""
+
+    def copy(self, source: Any, destination: Any) -> None:
+        """Copy elements between arrays of one shape and dtype, of any strides."""
+
+    def overlaps(self, a: Any, b: Any) -> bool:
+        """Whether two arrays share memory."""
+
+    def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
+        """Run a kernel."""
+
+    def fft(self, step: Fft, source: Pointer, destination: Pointer) -> None:
+        """Run a batch of library transforms."""
+
+    def gemm(self, step: Gemm, left: Operand, right: Operand, out: Operand) -> None:
+        """Run a batch of library matrix products."""
+
+
+def _element_stride(array: Any, stride: Stride) -> int:
+    bytes_per_step = int(array.strides[stride.axis])
+    return bytes_per_step // int(array.dtype.itemsize) * stride.times
+
+
+def _argument(argument: Argument, arrays: Arrays) -> KernelArgument:
+    if isinstance(argument, str):
+        return None if arrays[argument] is None else Pointer(arrays[argument])
+    if isinstance(argument, At):
+        array = arrays[argument.buffer]
+        return Pointer(array, argument.offset * int(array.dtype.itemsize))
+    value = _element_stride(arrays[argument.buffer], argument) if isinstance(argument, Stride) else argument.value
+    scalar: np.generic = _SCALARS[type(argument)](value)
+    return scalar
+
+
+def _operand(matrix: Matrix, dtype: str, arrays: Arrays) -> Operand:
+    array = arrays[matrix.buffer]
+
+    def resolved(stride: int | Stride) -> int:
+        return _element_stride(array, stride) if isinstance(stride, Stride) else stride
+
+    offset = matrix.offset + sum(resolved(stride) * times for stride, times in matrix.stride_offsets)
+    return Operand(
+        Pointer(array, offset * ITEM_BYTES[dtype]),
+        matrix.rows,
+        matrix.columns,
+        resolved(matrix.row_stride) if matrix.rows > 1 else matrix.columns,  # the stride of one row means nothing
+        resolved(matrix.batch_stride),
+    )
+
+
+def _run(steps: Sequence[Step], runtime: Runtime, arrays: Arrays) -> None:
+    for step in steps:
+        if isinstance(step, Launch):
+            runtime.launch(step, [_argument(argument, arrays) for argument in step.arguments])
+        elif isinstance(step, Fft):
+            source, destination = _argument(step.source, arrays), _argument(step.destination, arrays)
+            assert isinstance(source, Pointer) and isinstance(destination, Pointer)
+            runtime.fft(step, source, destination)
+        else:
+            left, right = (_operand(matrix, step.dtype, arrays) for matrix in (step.left, step.right))
+            runtime.gemm(step, left, right, _operand(step.out, step.out_dtype, arrays))
+
+
+def pack(plan: Plan, runtime: Runtime, weight: Any) -> dict[str, Any]:
+    """Run the packing steps: the buffers of `plan.packed` by name."""
+    packed = {buffer.name: runtime.empty((buffer.count,), buffer.dtype) for buffer in plan.packed}
+    scratch = {w.name: runtime.empty((w.count,), w.dtype) for w in plan.packing_workspaces}
+    _run(plan.packing_steps, runtime, {"weight": weight, **packed, **scratch})
+    return packed
+
+
+def execute(plan: Plan, runtime: Runtime, arrays: Arrays, packed: Arrays | None = None) -> None:
+    """Run a plan on the caller's "x", "weight", "bias" (may be None) and "out".
+
+    Workspaces live until the call returns; the runtime's allocator may hand them on in stream order.
+    """
+    buffers = {**arrays, **(pack(plan, runtime, arrays["weight"]) if packed is None else packed)}
+    buffers.update((w.name, runtime.empty((w.count,), w.dtype)) for w in plan.workspaces)
+    _run(plan.steps, runtime, buffers)
+
+
+def _time_is_contiguous(array: Any) -> bool:
+    """Whether kernels can read the array: unit time stride, whole elements between rows."""
+    itemsize = int(array.dtype.itemsize)
+    whole = all(int(stride) % itemsize == 0 for stride in array.strides)
+    return whole and (int(array.shape[-1]) <= 1 or int(array.strides[-1]) == itemsize)
+
+
+def _is_library_matrix(array: Any) -> bool:
+    """Whether BLAS takes the rows of (N, C, L) as a matrix: no two rows overlap, and the pitch is a 32-bit integer."""
+    pitch = int(array.strides[1]) // int(array.dtype.itemsize)
+    return int(array.shape[1]) == 1 or int(array.shape[2]) <= pitch < 2**30
+
+
+class GpuEngine:
+    """Runs plans on arrays of one runtime; the GPU's counterpart of the CPU engine."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def device(self) -> DeviceSpec:
+        """The device that the next call runs on."""
+        return self.runtime.device()
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new uninitialised array on that device."""
+        return self.runtime.empty(shape, dtype)
+
+    def asarray(self, values: Any) -> Any:
+        """The values of a NumPy array as an array on that device."""
+        return self.runtime.asarray(values)
+
+    def overlaps(self, a: Any, b: Any) -> bool:
+        """Whether two arrays share memory."""
+        return self.runtime.overlaps(a, b)
+
+    def pack(self, problem: Problem, plan: Plan, weight: Any) -> dict[str, Any]:
+        """What `run` takes as `packed`: the plan's buffers that depend on the weight only."""
+        return pack(plan, self.runtime, self.runtime.contiguous(weight))
+
+    def run(
+        self, problem: Problem, plan: Plan, x: Any, weight: Any, bias: Any, out: Any, packed: Arrays | None = None
+    ) -> None:
+        """Compute the problem into `out`. x (N, C_in, L_in) and out (N, C_out, L_out) may have any strides.
+
+        x is copied only if its time axis is not contiguous, or if BLAS is to read it and its rows overlap.
+        """
+        if not problem.batch:
+            return
+        by_library = any(isinstance(step, Gemm) for step in plan.steps)
+        if not _time_is_contiguous(x) or (by_library and not _is_library_matrix(x)):
+            x = self.runtime.contiguous(x)
+        target = out if _time_is_contiguous(out) else self.runtime.empty(problem.out_shape, problem.out_dtype)
+        arrays = {
+            "x": x,
+            "weight": self.runtime.contiguous(weight),
+            "bias": None if bias is None else self.runtime.contiguous(bias),
+            "out": target,
+        }
+        execute(plan, self.runtime, arrays, packed)
+        if target is not out:
+            self.runtime.copy(target, out)

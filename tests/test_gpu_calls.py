@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""The CuPy runtime without a device: what it hands to cuBLAS, cuFFT and RawModule, judged by stand-ins."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cupy_convt.core.device import PRESETS
+from cupy_convt.core.launch import I32, At, Fft, Gemm, Launch, Matrix
+from cupy_convt.engines.dtypes import named_dtype
+from cupy_convt.engines.runtime import Operand, Pointer
+
+cupy = pytest.importorskip("cupy", exc_type=ImportError)
+gpu = pytest.importorskip("cupy_convt.engines.gpu", exc_type=ImportError)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Stands in for cupy.cuda.MemoryPointer."""
+
+    ptr: int
+
+    def __add__(self, offset: int) -> Memory:
+        return Memory(self.ptr + offset)
+
+
+class Device:
+    """Stands in for cupy.ndarray: an array of which only `.data` and `.dtype` are asked for."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.dtype = values.dtype
+        self.data = Memory(values.ctypes.data)
+
+
+def column_major(pointer: int, dtype: Any, rows: int, columns: int, pitch: int) -> np.ndarray:
+    """A library matrix as a writable view."""
+    count = pitch * (columns - 1) + rows
+    raw = np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(pointer), dtype)
+    return np.lib.stride_tricks.as_strided(raw, (rows, columns), (dtype.itemsize, pitch * dtype.itemsize))
+
+
+TYPES = {0: "float32", 1: "float64", 2: "float16", 4: "complex64", 5: "complex128", 14: "bfloat16"}
+COMPUTES = {68: ("float32", "complex64"), 70: ("float64", "complex128"), 77: ("float32",)}
+
+
+class Cublas:
+    """cublasGemmStridedBatchedEx as its manual defines it."""
+
+    def gemmStridedBatchedEx(
+        self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB,
+        beta, C, Ctype, ldc, strideC, batchCount, computeType, algo,
+    ) -> None:  # fmt: skip
+        a_type, b_type, c_type = (named_dtype(TYPES[t]) for t in (Atype, Btype, Ctype))
+        assert (handle, algo) == (7, -1)
+        assert c_type.name in COMPUTES[computeType]
+        scales = [np.frombuffer((ctypes.c_char * c_type.itemsize).from_address(p), c_type)[0] for p in (alpha, beta)]
+        assert scales == [1, 0]
+        assert lda >= (k if transa else m)
+        assert ldb >= (n if transb else k)
+        assert ldc >= m
+        for i in range(batchCount):
+            a_shape, b_shape = (k, m) if transa else (m, k), (n, k) if transb else (k, n)
+            a = column_major(A + i * strideA * a_type.itemsize, a_type, *a_shape, lda)
+            b = column_major(B + i * strideB * b_type.itemsize, b_type, *b_shape, ldb)
+            c = column_major(C + i * strideC * c_type.itemsize, c_type, m, n, ldc)
+            c[...] = (a.T if transa else a).astype(c_type) @ (b.T if transb else b).astype(c_type)
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
+    import cupy_backends.cuda.libs
+
+    monkeypatch.setitem(vars(cupy_backends.cuda.libs), "cublas", Cublas())  # loading the real one may fail
+    monkeypatch.setattr(gpu, "get_cublas_handle", lambda: 7)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda: 0, raising=False)
+    return gpu.CupyRuntime()
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "out_dtype"),
+    [
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("complex64", "complex64"),
+        ("float64",) * 2,
+    ],
+)
+def test_a_product_reaches_cublas_as_it_was_meant(runtime, transposed: bool, dtype: str, out_dtype: str) -> None:
+    batch, rows, inner, columns = 3, 4, 5, 6
+    rng = np.random.default_rng(0)
+    left = rng.integers(-4, 5, (batch, inner, rows + 2) if transposed else (batch, rows, inner + 2)).astype(
+        named_dtype(dtype)
+    )
+    right = rng.integers(-4, 5, (batch, inner, columns + 3)).astype(named_dtype(dtype))
+    out = np.zeros((batch, rows, columns + 1), out_dtype)
+    wide = [Matrix("", 0, a.shape[1], a.shape[2], a.shape[2], a[0].size) for a in (left, right, out)]
+    step = Gemm(*wide, batch, transposed, dtype, out_dtype)
+    shape = (inner, rows) if transposed else (rows, inner)
+    item = left.itemsize
+    operands = (
+        Operand(Pointer(Device(left), 2 * item), *shape, left.shape[2], left[0].size),
+        Operand(Pointer(Device(right), 3 * item), inner, columns, right.shape[2], right[0].size),
+        Operand(Pointer(Device(out), out.itemsize), rows, columns, out.shape[2], out[0].size),
+    )
+    runtime.gemm(step, *operands)
+    a = left[:, :, 2:].astype(out_dtype)
+    wanted = (a.transpose(0, 2, 1) if transposed else a) @ right[:, :, 3:].astype(out_dtype)
+    np.testing.assert_array_equal(out[:, :, 1:], wanted)
+    assert not out[:, :, 0].any()
+
+
+def test_transforms_are_planned_once_for_each_stream_and_forgotten_in_order(runtime, monkeypatch) -> None:
+    made: list[tuple[int, int, int]] = []
+    calls: list[tuple[int, int, int]] = []
+    current = SimpleStream(1)
+
+    class Plan1d:
+        def __init__(self, nx: int, fft_type: int, batch: int) -> None:
+            made.append((nx, fft_type, batch))
+
+        def fft(self, a: Any, out: Any, direction: int) -> None:
+            calls.append((a.data.ptr, out.data.ptr, direction))
+
+    library = type("cufft", (), {"Plan1d": Plan1d})
+    monkeypatch.setitem(vars(cupy.cuda), "cufft", library)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: current)
+    x, y = Device(np.zeros(8)), Device(np.zeros(8))
+
+    def transform(kind: str, length: int = 16, dtype: str = "float32") -> None:
+        runtime.fft(Fft(kind, length, 2, At("x", 0), At("y", 0), dtype), Pointer(x, 8), Pointer(y, 16))
+
+    for kind in ("r2c", "r2c", "c2r", "c2c", "c2c_inverse"):
+        transform(kind)
+    assert made == [(16, 0x2A, 2), (16, 0x2C, 2), (16, 0x29, 2)]  # both directions of c2c share a plan
+    assert [call[2] for call in calls] == [-1, -1, -1, -1, 1]
+    assert calls[0][:2] == (x.data.ptr + 8, y.data.ptr + 16)
+    transform("r2c", dtype="float64")
+    assert made[-1] == (16, 0x6A, 2)
+    current.ptr = 2
+    transform("r2c")
+    assert len(made) == 5
+    for length in range(20, 20 + gpu.FFT_PLANS):
+        transform("r2c", length)
+    before = len(made)
+    transform("r2c", 20 + gpu.FFT_PLANS - 1)
+    assert len(made) == before
+    transform("r2c")
+    assert len(made) == before + 1
+
+
+@dataclass
+class SimpleStream:
+    ptr: int
+
+
+def test_kernels_are_compiled_once_and_asked_for_their_shared_memory(runtime, monkeypatch) -> None:
+    built: list[tuple[str, tuple[str, ...]]] = []
+    launched: list[tuple[Any, ...]] = []
+
+    class Kernel:
+        max_dynamic_shared_size_bytes = 0
+
+        def __call__(self, grid, block, args, *, shared_mem=0) -> None:
+            launched.append((grid, block, args, shared_mem, self.max_dynamic_shared_size_bytes))
+
+    class Module:
+        def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+            assert "direct_stream(" in code
+            assert '#include "types.cuh"' not in code
+            built.append((code, options))
+
+        def get_function(self, name: str) -> Kernel:
+            assert name == "direct_stream"
+            return Kernel()
+
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    monkeypatch.setattr(gpu, "_probed", lambda ordinal: PRESETS["h200"])
+    x = Device(np.zeros(8, np.float32))
+    small = Launch("direct_stream", (("CONVT_X", "float"), ("CONVT_R", 2)), 5, 128, 1000, ("x", I32(3)))
+    large = Launch("direct_stream", small.defines, 5, 128, 60 << 10, ("x", I32(3)))
+    for launch in (small, small, large, large):
+        runtime.launch(launch, [Pointer(x, 12), np.int32(3), None])
+    assert [options for _, options in built] == [("-std=c++17", "-DCONVT_X=float", "-DCONVT_R=2")] * 2
+    assert launched[0] == ((5,), (128,), (Memory(x.data.ptr + 12), np.int32(3), None), 1000, 0)
+    assert launched[3][3:] == (60 << 10, PRESETS["h200"].shared_bytes)
+
+
+def test_a_device_that_is_no_preset_gets_rates_from_its_clocks() -> None:
+    assert gpu.device_spec("NVIDIA H200", 90, {"MultiProcessorCount": 132}) is PRESETS["h200"]
+    assert gpu.device_spec("NVIDIA GeForce RTX 3060 Ti", 86, {"MultiProcessorCount": 38}).name.endswith("Ti")
+    attributes = {
+        "MultiProcessorCount": 128,
+        "ClockRate": 2_520_000,
+        "MemoryClockRate": 10_501_000,
+        "GlobalMemoryBusWidth": 384,
+        "MaxSharedMemoryPerBlockOptin": 101376,
+        "L2CacheSize": 72 << 20,
+    }
+    spec = gpu.device_spec("NVIDIA GeForce RTX 4090", 89, attributes)
+    assert spec.fp32 == pytest.approx(82.6e12, rel=0.01)
+    assert spec.bandwidth == pytest.approx(0.84 * 1008e9, rel=0.01)
+    assert (spec.multiprocessors, spec.shared_bytes, spec.cache_bytes) == (128, 101376, 72 << 20)
+    assert gpu.device_spec("Unknown", 121, attributes).fp32 > 0
+
+
+def test_cupy_takes_what_the_runtime_hands_over() -> None:
+    """CuPy converts a launch's arguments before it asks the driver for anything, and refuses what it does not know."""
+    from cupy.cuda.function import Function
+
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pass
+    else:
+        pytest.skip("launches of no kernel are for machines without a driver; tests/test_gpu.py launches real ones")
+    place = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(4096, 64, None, 0), 0) + 8
+    assert place.ptr == 4104
+
+    def convert(argument: object) -> None:
+        Function.__new__(Function)((1,), (1,), (argument,), stream=cupy.cuda.Stream.null)
+
+    with pytest.raises(TypeError, match="Unsupported type"):
+        convert(object())
+    for argument in (place, None, np.int32(1), np.int64(1), np.float64(1)):
+        with pytest.raises(Exception, match="CUDA|INVALID"):
+            convert(argument)

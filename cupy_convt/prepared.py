@@ -160,7 +160,7 @@ class Operator:
         if output_size is not None:
             size = make_geometry(output_size=output_size, x_ndim=x.ndim).output_size
             geometry = replace(geometry, output_size=size)
-        call = self._decide(kind, complaint, geometry, x)
+        call = self._decide(kind, complaint or engine_of(kind).complaint("x", x), geometry, x)
         if out is not None:
             _check_out(call.engine, out, call.problem, call.out_shape, arrays)
             result = out

@@ -99,6 +99,9 @@ class EmulatorRuntime:
     def device(self) -> DeviceSpec:
         return self.spec
 
+    def complaint(self, name: str, array: Any) -> str | None:
+        return None
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> EmulatedArray:
         return empty(shape, dtype)
 
@@ -115,6 +118,12 @@ class EmulatorRuntime:
 
     def overlaps(self, a: Any, b: Any) -> bool:
         return bool(np.may_share_memory(a, b))
+
+    def mark(self) -> None:
+        """Nothing runs ahead in the emulator."""
+
+    def wait(self, mark: None) -> None:
+        pass
 
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         assert launch.shared_bytes <= self.spec.shared_bytes, launch

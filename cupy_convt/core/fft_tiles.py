@@ -100,6 +100,11 @@ def workspaces(problem: Problem, blocks: Blocks, layout: Layout) -> tuple[Worksp
     )
 
 
+def library_bytes(problem: Problem, blocks: Blocks, layout: Layout) -> int:
+    """Work area of the largest library transform, which needs about as much as its data when it takes several passes."""
+    return max(buffer.bytes for buffer in workspaces(problem, blocks, layout))
+
+
 def tile_budget(problem: Problem, blocks: Blocks, limit: int) -> int:
     """Bytes for the buffers of a tile. Packed spectra beyond the limit rule the plan out, however small its tiles."""
     return max(limit - packed_spectra(problem, blocks).bytes, limit // 4, LEAST_BUDGET)
@@ -117,7 +122,8 @@ def choose_layout(problem: Problem, blocks: Blocks, limit: int) -> Layout:
 
     def fits(smaller: Layout) -> bool:
         buffers = workspaces(problem, blocks, smaller)
-        return sum(b.bytes for b in buffers) <= limit and max(b.count for b in buffers) <= MOST_ELEMENTS
+        needed = sum(b.bytes for b in buffers) + library_bytes(problem, blocks, smaller)
+        return needed <= limit and max(b.count for b in buffers) <= MOST_ELEMENTS
 
     least_q = layout.q if blocks.whole else blocks.step
     return shrink(layout, (("batch", 1), ("groups", 1), ("q", least_q), ("channels", 1)), fits)

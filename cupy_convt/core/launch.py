@@ -193,7 +193,8 @@ class Plan:
     """Everything an engine does for one problem.
 
     `packing_steps` turn the weight into the buffers of `packed`, which depend on nothing else and may be kept as long
-    as the weight is (`packing_key` says when two plans can share them); `steps` do the rest.
+    as the weight is (`packing_key` says when two plans can share them); `steps` do the rest. `library_bytes` is what the
+    vendor's transforms allocate for themselves.
     """
 
     method: str
@@ -204,13 +205,14 @@ class Plan:
     packing_workspaces: tuple[Workspace, ...] = ()
     packed: tuple[Workspace, ...] = ()
     packing_key: tuple[object, ...] = ()
+    library_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
 
     @property
     def workspace_bytes(self) -> int:
         """Bytes allocated beside the caller's arrays, packed weights included, at the worst moment."""
         scratch = max(sum(w.bytes for w in self.workspaces), sum(w.bytes for w in self.packing_workspaces))
-        return scratch + sum(w.bytes for w in self.packed)
+        return scratch + self.library_bytes + sum(w.bytes for w in self.packed)
 
     @property
     def launches(self) -> tuple[Launch, ...]:

@@ -22,6 +22,7 @@ from cupy_convt.core.fft_tiles import (
     class_count,
     dtypes,
     filter_count,
+    library_bytes,
     packed_spectra,
     tile_budget,
     tile_count,
@@ -96,6 +97,7 @@ def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tu
             packing_steps=tuple(packing_steps),
             packing_workspaces=(filters,),
             packed=(packed,),
+            library_bytes=library_bytes(problem, blocks, layout),
             packing_key=("fft", blocks.length, problem.stride, problem.dilation, *dtypes(problem)),
             notes=(f"{blocks.step} of {blocks.length} samples kept, {len(problem.phases.active)} residue classes",),
         ),
@@ -196,7 +198,7 @@ def _packing(problem: Problem, blocks: Blocks, packed: Workspace, budget: int) -
     """Steps that fill the packed spectra, a chunk of filters at a time, and their scratch buffer."""
     time = dtypes(problem)[0]
     one = Workspace("filters", blocks.length, time)
-    chunk = max(1, min(filter_count(problem), budget // one.bytes, MOST_ELEMENTS // blocks.length))
+    chunk = max(1, min(filter_count(problem), budget // (2 * one.bytes), MOST_ELEMENTS // blocks.length))
     forward = "c2c" if is_complex(time) else "r2c"
     classes, parts = problem.phases, ceil_div(blocks.length, PACK_SPAN)
     kernel, defines = _weights_variant(problem.weight_dtype, time)

@@ -18,6 +18,9 @@ class Engine(Protocol):
     def device(self) -> DeviceSpec:
         """The device that the next call runs on."""
 
+    def complaint(self, name: str, array: Any) -> str | None:
+        """Why an array of this kind cannot be used here and now, or None."""
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new uninitialised array on that device."""
 

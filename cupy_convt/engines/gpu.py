@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,15 @@ def _probed(ordinal: int) -> DeviceSpec:
     return device_spec(name, int(device.compute_capability), device.attributes)
 
 
+@dataclass
+class _Mark:
+    """A recorded event, its stream, and whether it is known to have passed."""
+
+    stream: int
+    event: Any
+    passed: bool = False
+
+
 class CupyRuntime:
     """The Runtime protocol on CuPy arrays."""
 
@@ -85,6 +95,11 @@ class CupyRuntime:
     def device(self) -> DeviceSpec:
         """The current device."""
         return _probed(cupy.cuda.runtime.getDevice())
+
+    def complaint(self, name: str, array: Any) -> str | None:
+        """Arrays live on the current device, as everywhere in CuPy."""
+        here, there = cupy.cuda.runtime.getDevice(), array.device.id
+        return None if here == there else f"{name}: expected an array on the current device {here}, got device {there}"
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new array, C-contiguous and uninitialised."""
@@ -105,6 +120,25 @@ class CupyRuntime:
     def overlaps(self, a: Any, b: Any) -> bool:
         """Whether two arrays share memory."""
         return bool(cupy.may_share_memory(a, b))
+
+    def mark(self) -> _Mark:
+        """A point in the current stream."""
+        stream = cupy.cuda.get_current_stream()
+        event = cupy.cuda.Event(disable_timing=True)
+        event.record(stream)
+        return _Mark(stream.ptr, event)
+
+    def wait(self, mark: _Mark) -> None:
+        """Order the current stream behind a mark of another one.
+
+        A capture cannot wait for work outside of it: plan and pack before capturing, as for every kernel.
+        """
+        stream = cupy.cuda.get_current_stream()
+        if mark.passed or stream.ptr == mark.stream or stream.is_capturing():
+            return
+        mark.passed = mark.event.done
+        if not mark.passed:
+            stream.wait_event(mark.event)
 
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         """Run a kernel; its first use on a device compiles it (CuPy keeps the binary on disk)."""

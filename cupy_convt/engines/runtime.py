@@ -55,6 +55,9 @@ class Runtime(Protocol):
     def device(self) -> DeviceSpec:
         """The current device."""
 
+    def complaint(self, name: str, array: Any) -> str | None:
+        """Why an array cannot be used on the current device, or None."""
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new array, C-contiguous and uninitialised."""
 
@@ -69,6 +72,12 @@ class Runtime(Protocol):
 
     def overlaps(self, a: Any, b: Any) -> bool:
         """Whether two arrays share memory."""
+
+    def mark(self) -> Any:
+        """A point in the current stream, after everything queued on it so far."""
+
+    def wait(self, mark: Any) -> None:
+        """Let what is queued from now on run after that point, on whichever stream it is."""
 
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         """Run a kernel."""
@@ -156,6 +165,14 @@ def _is_library_matrix(array: Any) -> bool:
     return int(array.shape[1]) == 1 or int(array.shape[2]) <= pitch < 2**30
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Packed weights, and the point in their stream from which on they can be read."""
+
+    buffers: Arrays
+    mark: Any
+
+
 class GpuEngine:
     """Runs plans on arrays of one runtime; the GPU's counterpart of the CPU engine."""
 
@@ -165,6 +182,10 @@ class GpuEngine:
     def device(self) -> DeviceSpec:
         """The device that the next call runs on."""
         return self.runtime.device()
+
+    def complaint(self, name: str, array: Any) -> str | None:
+        """Why an array cannot be used on the current device, or None."""
+        return self.runtime.complaint(name, array)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new uninitialised array on that device."""
@@ -178,12 +199,13 @@ class GpuEngine:
         """Whether two arrays share memory."""
         return self.runtime.overlaps(a, b)
 
-    def pack(self, problem: Problem, plan: Plan, weight: Any) -> dict[str, Any]:
+    def pack(self, problem: Problem, plan: Plan, weight: Any) -> Packed:
         """What `run` takes as `packed`: the plan's buffers that depend on the weight only."""
-        return pack(plan, self.runtime, self.runtime.contiguous(weight))
+        buffers = pack(plan, self.runtime, self.runtime.contiguous(weight))
+        return Packed(buffers, self.runtime.mark())
 
     def run(
-        self, problem: Problem, plan: Plan, x: Any, weight: Any, bias: Any, out: Any, packed: Arrays | None = None
+        self, problem: Problem, plan: Plan, x: Any, weight: Any, bias: Any, out: Any, packed: Packed | None = None
     ) -> None:
         """Compute the problem into `out`. x (N, C_in, L_in) and out (N, C_out, L_out) may have any strides.
 
@@ -201,6 +223,8 @@ class GpuEngine:
             "bias": None if bias is None else self.runtime.contiguous(bias),
             "out": target,
         }
-        execute(plan, self.runtime, arrays, packed)
+        if packed is not None:
+            self.runtime.wait(packed.mark)
+        execute(plan, self.runtime, arrays, None if packed is None else packed.buffers)
         if target is not out:
             self.runtime.copy(target, out)

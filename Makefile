@@ -19,7 +19,6 @@ endif
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\)\..*/\1/p')
 CUDA_EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13))
 comma := ,
-with_cuda = $(1)$(if $(CUDA_EXTRA),$(comma)$(CUDA_EXTRA))
 
 SHELL := /bin/bash
 
@@ -31,11 +30,11 @@ $(BIN)/python:
 
 # One stamp for each set of extras; pyproject.toml is what they depend on.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[$(call with_cuda,audio$(comma)plot)]"
+	$(BIN)/python -m pip install --quiet --editable ".[audio,plot$(addprefix $(comma),$(CUDA_EXTRA))]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[$(call with_cuda,test$(comma)nvrtc)]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,$(or $(CUDA_EXTRA),headless)]"
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
@@ -72,9 +71,9 @@ gpu: $(ENVIRONMENT)
 	@mkdir -p $(OUT)
 	@failed=; \
 	$(RUN) -m tests.emulator.conform --gpu 2>&1 | tee $(OUT)/conform.txt; test $${PIPESTATUS[0]} = 0 || failed="$$failed conform"; \
-	$(RUN) -m pytest tests/test_gpu.py -q 2>&1 | tee $(OUT)/tests.txt; test $${PIPESTATUS[0]} = 0 || failed="$$failed tests"; \
+	$(RUN) -m pytest tests/test_gpu.py -q -W default 2>&1 | tee $(OUT)/tests.txt; test $${PIPESTATUS[0]} = 0 || failed="$$failed tests"; \
 	for tool in memcheck racecheck initcheck synccheck; do \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m pytest tests/test_gpu.py -q -k sanitize > $(OUT)/$$tool.txt 2>&1 \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m pytest tests/test_gpu.py -q -W default -k sanitize > $(OUT)/$$tool.txt 2>&1 \
 	    || failed="$$failed $$tool"; tail -n 3 $(OUT)/$$tool.txt; done; \
 	$(RUN) -m benchmarks.gpu --out $(OUT)/benchmark.json 2>&1 | tee $(OUT)/benchmark.txt; \
 	test $${PIPESTATUS[0]} = 0 || failed="$$failed benchmark"; \

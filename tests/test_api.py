@@ -97,6 +97,16 @@ def test_mixed_kinds_name_both() -> None:
         call(x=emulated(X))
 
 
+def test_an_array_that_its_engine_cannot_use_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy_convt.engines.cpu import CpuEngine
+
+    monkeypatch.setattr(CpuEngine, "complaint", lambda self, name, array: f"{name}: expected another device")
+    with pytest.raises(TypeError, match="x: expected another device"):
+        call()
+    with pytest.raises(ValueError, match="weight: expected 3 axes"):
+        call(weight=W[0])
+
+
 def test_nothing_is_written_when_something_is_refused() -> None:
     out = np.full((2, 6, 27), 5.0, "float32")
     for changes in ({"stride": 4}, {"weight": W.astype("float64")}, {"method": "none"}):

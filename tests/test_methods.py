@@ -19,6 +19,7 @@ from cupy_convt import api
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
 from cupy_convt.engines.cpu import CpuEngine, reference
+from tests.emulated import make_engine, to_device, to_host
 
 COMBINATIONS = [(dtype, dtype) for dtype in DTYPES] + [
     ("complex64", "float32"),
@@ -70,9 +71,7 @@ def magnitudes(problem: Problem, x: Any, weight: Any) -> tuple[Any, Any]:
     return sums, norms
 
 
-def check(problem: Problem, plan: Any, x: Any, weight: Any, bias: Any, want: Any, sizes: tuple[Any, Any]) -> None:
-    out = np.full(problem.out_shape, np.nan, api.to_dtype(problem.out_dtype))
-    ENGINE.run(problem, plan, x, weight, bias, out)
+def check(problem: Problem, plan: Any, out: Any, bias: Any, want: Any, sizes: tuple[Any, Any]) -> None:
     eps, rounding = EPSILON[problem.accumulator], EPSILON[problem.out_dtype] / 2
     terms = problem.c_in_group * problem.phases.max_taps
     if plan.method == "fft":
@@ -91,23 +90,43 @@ def check(problem: Problem, plan: Any, x: Any, weight: Any, bias: Any, want: Any
     assert error[at] <= allowed[at], f"{plan.name} {problem}: error {error[at]} > {allowed[at]} at {at}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
-@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
-@settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-)
-def test_every_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+def drawn(sizes: dict[str, Any], dtypes: tuple[str, str], seed: int) -> tuple[Problem, Any, Any, Any]:
+    """A problem with a result, and its arrays."""
     problem = Problem(**sizes, x_dtype=dtypes[0], weight_dtype=dtypes[1])
     if is_complex(problem.out_dtype):
         problem = replace(problem, activation=None)
     assume(problem.l_out >= 1)
     rng = np.random.default_rng(seed)
     x, weight = values(rng, problem.x_shape, dtypes[0]), values(rng, problem.weight_shape, dtypes[1])
-    bias = values(rng, (problem.c_out,), problem.out_dtype) if problem.has_bias else None
-    want = reference(problem, x, weight, bias)
-    bounds = magnitudes(problem, x, weight)
+    return problem, x, weight, values(rng, (problem.c_out,), problem.out_dtype) if problem.has_bias else None
+
+
+@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
+@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+def test_every_cpu_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+    problem, x, weight, bias = drawn(sizes, dtypes, seed)
+    want, bounds = reference(problem, x, weight, bias), magnitudes(problem, x, weight)
     plans = [row.plan for row in choose(problem, ENGINE.device()).ranking]
     assert {plan.method for plan in plans if plan is not None} == {"direct", "gemm", "fft"}
     for plan in plans:
-        check(problem, plan, x, weight, bias, want, bounds)
+        out = np.full(problem.out_shape, np.nan, api.to_dtype(problem.out_dtype))
+        ENGINE.run(problem, plan, x, weight, bias, out)
+        check(problem, plan, out, bias, want, bounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
+@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_every_gpu_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+    problem, x, weight, bias = drawn(sizes, dtypes, seed)
+    want, bounds = reference(problem, x, weight, bias), magnitudes(problem, x, weight)
+    engine, arrays = make_engine(), [None if a is None else to_device(a) for a in (x, weight, bias)]
+    for row in choose(problem, engine.device()).ranking:
+        if row.plan is not None:
+            out = engine.empty(problem.out_shape, problem.out_dtype)
+            engine.run(problem, row.plan, *arrays, out)
+            check(problem, row.plan, to_host(out), bias, want, bounds)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Benchmarks: real layers, honest rivals, results as committed files."""

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""Time this library on the CPU against PyTorch and SciPy.
+
+    python -m benchmarks.run [--rows GLOB] [--quick] [--all-methods] [--out FILE]
+
+Every row is timed as a user would call it, conv_transpose1d(x, weight, bias, ...), nothing prepared; `prepared` is a
+column of its own. Half rows are timed in their own dtype and in float32. --all-methods also times every plan the
+chooser could have taken, which is what its regret is computed from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import rivals, workloads
+from benchmarks.timing import Timing, interleaved
+from cupy_convt.core.cost_cpu import seconds
+from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, choose
+from cupy_convt.core.plan_cpu import candidates
+from cupy_convt.engines.cpu import CpuEngine
+
+#: Plans predicted to take more than this many times the chosen one are not timed.
+HOPELESS = 5.0
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on."""
+    model = platform.processor()
+    flags: list[str] = []
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        stripped = {key.strip(): value.strip() for key, value in fields.items()}
+        model = stripped.get("model name", model)
+        flags = [flag for flag in stripped.get("flags", "").split() if flag.startswith(("avx512", "avx2", "amx"))]
+    return {
+        "cpu": model,
+        "cpu_flags": flags,
+        "cores": CpuEngine().device().multiprocessors,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in ("numpy", "scipy", "torch", "ml_dtypes", "cupy-convt")},
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        "protocol": "interleaved calls, one warm-up each, medians; see benchmarks/timing.py",
+        "bounds": {
+            "macs": workloads.MAX_MACS,
+            "bytes": workloads.MAX_BYTES,
+            "column_bytes": workloads.MAX_COLUMN_BYTES,
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_methods: bool) -> dict[str, Any]:
+    """One row in one dtype."""
+    arrays = rivals.make_arrays(workload, dtype)
+    problem, device = workload.problem(dtype), CpuEngine().device()
+    choice = choose(problem, device)
+    calls: dict[str, rivals.Call] = {"ours": rivals.ours(workload, arrays)}
+    calls["torch"] = rivals.torch_call(workload, arrays, device.multiprocessors)
+    upfirdn = rivals.upfirdn_call(workload, arrays)
+    if upfirdn is not None:
+        calls["upfirdn"] = upfirdn
+    if workload.kind == "dense":
+        calls["prepared"] = rivals.prepared(workload, arrays)
+    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if quick else {}
+    errors = {name: _error(calls["ours"](), calls[name]()) for name in calls if name not in ("ours", "prepared")}
+    timings = interleaved(calls, **budget)
+    row = _row(workload, dtype, choice.plan.name, timings, errors)
+    row["predicted_ms"] = round(choice.seconds * 1e3, 5)
+    if all_methods:
+        limit = HOPELESS * choice.seconds
+        plans = {
+            plan.name: rivals.planned(workload, arrays, plan)
+            for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)
+            if seconds(problem, plan, device) <= limit
+        }
+        times = interleaved(plans, **budget)
+        row["plans_ms"] = {name: round(timing.median * 1e3, 5) for name, timing in times.items()}
+        row["regret"] = round(row["plans_ms"][choice.plan.name] / min(row["plans_ms"].values()), 4)
+    return row
+
+
+def _error(ours: rivals.Array, theirs: rivals.Array) -> float:
+    """Largest difference, in units of the rival's root mean square."""
+    wide, other = ours.astype(np.float64), theirs.astype(np.float64)
+    return float(np.abs(wide - other).max() / max(float(np.sqrt(np.mean(other**2))), 1e-30))
+
+
+def _row(
+    workload: workloads.Workload, dtype: str, chosen: str, timings: dict[str, Timing], errors: dict[str, float]
+) -> dict[str, Any]:
+    mine = timings["ours"]
+    row: dict[str, Any] = {
+        "name": workload.name,
+        "kind": workload.kind,
+        "category": workload.category,
+        "dtype": dtype,
+        "own_dtype": dtype == workload.dtype,
+        "scaled": workload.scaled,
+        "problem": str(workload.problem(dtype)),
+        "chosen": chosen,
+        "gflops": round(workload.problem(dtype).flops / mine.median / 1e9, 2),
+        "ours": mine.as_dict(),
+    }
+    if "prepared" in timings:
+        row["prepared"] = timings["prepared"].as_dict()
+    row["rivals"] = {
+        name: timings[name].as_dict() | {"ratio": round(timings[name].median / mine.median, 3), "error": error}
+        for name, error in errors.items()
+    }
+    row["ratio"] = min(rival["ratio"] for rival in row["rivals"].values())
+    return row
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Least and median ratio of every kind of row, and the quantiles of the chooser's regret."""
+    summary: dict[str, Any] = {}
+    for kind in sorted({row["kind"] for row in rows}):
+        ratios = sorted(row["ratio"] for row in rows if row["kind"] == kind)
+        summary[kind] = {"rows": len(ratios), "least": ratios[0], "median": ratios[len(ratios) // 2]}
+    regrets = [row["regret"] for row in rows if "regret" in row]
+    if regrets:
+        median, high = np.quantile(regrets, [0.5, 0.95])
+        summary["regret"] = {"median": float(median), "p95": float(high), "max": max(regrets)}
+    return summary
+
+
+def main() -> None:
+    """Run the rows and write, or print, the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", default="*", help="rows whose names match this pattern")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of each row")
+    parser.add_argument("--all-methods", action="store_true", help="time every plan, for the chooser's regret")
+    parser.add_argument("--out", type=Path, help="results file; its other rows are kept")
+    options = parser.parse_args()
+    rows = []
+    for workload in workloads.load(options.rows):
+        for dtype in dict.fromkeys((workload.dtype, "float32")):
+            row = time_row(workload, dtype, quick=options.quick, all_methods=options.all_methods)
+            rows.append(row)
+            print(f"{row['name']:34} {dtype:9} {row['chosen']:18} {row['ours']['median_ms']:10.3f} ms", end="")
+            print("".join(f"  {name} {rival['ratio']:.2f}x" for name, rival in row["rivals"].items()), flush=True)
+            if options.out:
+                _write(options.out, rows)
+    print(json.dumps(summarise(rows), indent=1))
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the rows that were run in a results file."""
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    done = {(row["name"], row["dtype"]) for row in rows}
+    merged = [row for row in old if (row["name"], row["dtype"]) not in done] + rows
+    order = {workload.name: index for index, workload in enumerate(workloads.load())}
+    merged.sort(key=lambda row: order[row["name"]])
+    results = {"environment": environment(), "summary": summarise(merged), "rows": merged}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Predicted seconds of a CPU plan: products by BLAS, element-wise passes, transforms, and the overhead of calls.
+
+Each method is a sum of a few terms, one constant each, fitted by least squares on the logarithm of the times that
+`python -m benchmarks.run --all-methods` measures over the 81 real layers, on two cores of an AMD EPYC (Zen 4) with
+AVX-512 and OpenBLAS. Element-wise constants are seconds on one core and are divided by the cores; the rates of products
+are for two cores and scale with the device's peak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
+from cupy_convt.core.problem import Problem, ceil_div
+from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.tiles_cpu import DENSE_TAPS
+
+#: The peak (flop/s, float32) of the machine that the constants below are from.
+FITTED_PEAK = 150e9
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
+
+    direct_call: float = 5.3e-05
+    direct_element: float = 7.6e-10
+    direct_loop: float = 6.9e-09
+    dense_call: float = 1.4e-05
+    dense_tile: float = 6.6e-05
+    dense_rate: float = 157e9
+    dense_half_channels: float = 26
+    dense_half_width: float = 10
+    columns_element: float = 3.8e-10
+    rows_element: float = 7.1e-10
+    rows_loop: float = 2e-09
+    toeplitz_call: float = 6e-05
+    toeplitz_product: float = 7e-08
+    toeplitz_rate: float = 152e9
+    toeplitz_half_window: float = 60
+    toeplitz_half_width: float = 1
+    toeplitz_copy: float = 1.1e-09
+    toeplitz_output: float = 1.3e-10
+    toeplitz_pack: float = 3.6e-10
+    fft_call: float = 0.00011
+    fft_point: float = 6.1e-11
+    fft_product: float = 1.4e-10
+    fft_output: float = 7.1e-09
+    fft_pack: float = 4.8e-10
+    fft_matrix_rate: float = 37e9
+
+
+FITTED = Constants()
+
+
+def seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
+    """Predicted seconds of one unprepared call."""
+    real, grid = RealShape.of(problem), row_grid(problem)
+    model = {"direct": _direct, "fft": _fft}.get(plan.method, _toeplitz if plan.block else _dense)
+    return model(problem, plan, device, real, grid, constants)
+
+
+def _outputs(problem: Problem, real: RealShape) -> int:
+    return real.planes * problem.batch * problem.groups * real.c_out * problem.l_out
+
+
+def _scale(real: RealShape, device: DeviceSpec) -> float:
+    """How much faster than the fitted machine's float32 the products of this dtype are."""
+    return (device.fp64 if real.item == 8 else device.fp32) / FITTED_PEAK
+
+
+def _passes(real: RealShape) -> float:
+    """Element-wise work of a dtype relative to float32: twice the bytes, or a conversion besides."""
+    return real.item / 4 + (1.0 if real.converted else 0.0)
+
+
+def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
+    passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
+    element = c.direct_element * _passes(real) + c.direct_loop / min(plan.row_tile, grid.rows)
+    return c.direct_call + _outputs(problem, real) * passes * element / device.multiprocessors
+
+
+def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
+    outputs = _outputs(problem, real)
+    tiles = (
+        problem.groups
+        * ceil_div(problem.batch, plan.batch_tile)
+        * ceil_div(problem.c_out_group, plan.channel_tile)
+        * ceil_div(grid.rows, plan.row_tile)
+    )
+    chunks = ceil_div(max(grid.max_taps, 1), DENSE_TAPS)
+    halo = min((min(grid.max_taps, DENSE_TAPS) - 1) * grid.input_step / min(plan.row_tile, problem.l_in), grid.max_taps)
+    repeated = 1 + halo * (plan.row_tile < grid.rows)
+    products = real.planes * problem.batch * problem.l_in * problem.groups * real.c_out * problem.kernel_size
+    width = real.c_out * problem.kernel_size
+    rate = c.dense_rate * _scale(real, device)
+    rate *= real.c_in / (real.c_in + c.dense_half_channels) * width / (width + c.dense_half_width)
+    adding = products * repeated
+    element = c.columns_element * _passes(real)
+    if plan.variant == "rows":
+        element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
+    calls = c.dense_call + tiles * chunks * c.dense_tile / device.multiprocessors
+    return calls + 2 * products * repeated * real.c_in / rate + (adding + outputs) * element / device.multiprocessors
+
+
+def _toeplitz(
+    problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants
+) -> float:
+    window, width = real.c_in * (plan.block + grid.span), plan.block * problem.stride
+    blocks = real.planes * problem.batch * problem.groups * ceil_div(grid.rows, plan.block)
+    rows_of_blocks = ceil_div(plan.row_tile, plan.block)
+    together = min(rows_of_blocks, ceil_div(grid.rows, plan.block))
+    if together < MERGED_BELOW:
+        together *= plan.batch_tile * real.planes
+    products = blocks / together * real.c_out
+    rate = c.toeplitz_rate * _scale(real, device)
+    rate *= window / (window + c.toeplitz_half_window) * width / (width + c.toeplitz_half_width)
+    outputs = blocks * width * real.c_out
+    each = (blocks * window * c.toeplitz_copy + outputs * c.toeplitz_output) * _passes(real)
+    each += products * c.toeplitz_product
+    packing = plan.packed_bytes / real.item * c.toeplitz_pack
+    return c.toeplitz_call + packing + 2.0 * outputs * window / rate + each / device.multiprocessors
+
+
+def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
+    length, valid = plan.fft_length, plan.fft_length - grid.span
+    signals = real.planes * problem.batch * problem.groups * ceil_div(grid.rows, valid)
+    inputs = signals * real.c_in * length
+    results = signals * real.c_out * max(grid.active, 1) * length
+    repeated = ceil_div(problem.c_out_group, plan.channel_tile)
+    levels = log2(length)
+    each = (inputs * repeated + results) * c.fft_point * levels + results * c.fft_output
+    total = 1.0 * plan.packed_bytes / real.item * c.fft_pack * levels
+    if real.c_in < 4:
+        each += results * real.c_in * c.fft_product
+    else:
+        total += 4.0 * results * real.c_in / (c.fft_matrix_rate * _scale(real, device))
+    return c.fft_call + total + each * _passes(real) / device.multiprocessors

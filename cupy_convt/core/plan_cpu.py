@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""Plans of the CPU engine: which method, cut into which tiles.
+
+Everything is cut along the rows of the result (rows_cpu.py). A tile is a range of batch items, channels and rows; it
+reads what it needs of x and recomputes the few products it shares with its neighbours, so tiles are independent of each
+other. Their sizes follow the caches: accumulators of the direct method in the first level, products in the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
+from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.tiles_cpu import DENSE_TAPS, dense_tile, fit
+
+METHODS = ("direct", "gemm", "fft")
+#: Rows of the blocks that the block-Toeplitz product may use.
+TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
+#: Blocks of one signal below which the signals of a batch share a product.
+MERGED_BELOW = 16
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """What the CPU engine does for one problem, as data.
+
+    Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
+    and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `fft_length` the points of a transform.
+    Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
+    """
+
+    method: str
+    variant: str
+    batch_tile: int
+    group_tile: int
+    channel_tile: int
+    row_tile: int
+    block: int = 0
+    fft_length: int = 0
+    workspace_bytes: int = 0
+    packing_key: tuple[object, ...] = ()
+    packed_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Method and variant as they are printed."""
+        return f"{self.method}/{self.variant}"
+
+
+def _packing(problem: Problem) -> tuple[object, ...]:
+    """What packed weights depend on beside the weight: crops that differ by whole rows only shift the inputs."""
+    return problem.p_left % problem.stride, is_complex(problem.x_dtype)
+
+
+def _converted_weight(problem: Problem, real: RealShape) -> int:
+    """Bytes of the weight as a real array, none when it is one."""
+    if problem.weight_dtype == real_dtype(problem.accumulator):
+        return 0
+    return problem.groups * real.c_in * real.c_out * problem.kernel_size * real.item
+
+
+def _workers(device: DeviceSpec) -> int:
+    return max(device.multiprocessors, 1)
+
+
+def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Tiles whose accumulators stay in the first-level cache."""
+    real, grid = RealShape.of(problem), row_grid(problem)
+    share = limit // _workers(device)
+    packed = _converted_weight(problem, real)
+    elements = max(min(16384, share // (4 * real.item)), 64)
+    widest = max(run.count for run in grid.runs)
+    most_rows = grid.rows
+    if real.converted:
+        most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))
+    row_tile, _, channel_tile, group_tile, batch_tile = fit(
+        elements,
+        (most_rows, real.planes),
+        (widest, 1),
+        (problem.c_out_group, real.c_out // problem.c_out_group),
+        (problem.groups, 1),
+        (problem.batch, 1),
+    )
+    if channel_tile < problem.c_out_group:
+        group_tile = 1
+    outputs = real.planes * batch_tile * group_tile * channel_tile * (real.c_out // problem.c_out_group)
+    tile = 2 * outputs * widest * row_tile
+    if real.converted:
+        inputs = real.planes * batch_tile * group_tile * real.c_in
+        tile += inputs * (row_tile + grid.span) + 3 * outputs * row_tile * problem.stride
+    return [
+        CpuPlan(
+            "direct",
+            "taps",
+            batch_tile,
+            group_tile,
+            channel_tile,
+            row_tile,
+            workspace_bytes=tile * real.item * _workers(device) + packed,
+            packing_key=("real", *_packing(problem)) if packed else (),
+            packed_bytes=packed,
+        )
+    ]
+
+
+def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Tiles of one product: its result stays in cache until it is added up."""
+    real, grid = RealShape.of(problem), row_grid(problem)
+    outputs = real.c_out // problem.c_out_group
+    taps = min(DENSE_TAPS, max(grid.max_taps, 1))
+    kernel = min(problem.kernel_size, taps * grid.tap_step)
+    packed = _converted_weight(problem, real)
+    plans = []
+    for variant, most in (("columns", 1 << 20), ("rows", 1 << 19)):
+        share = max(limit - packed, 0) // (_workers(device) * real.item)
+        batch_tile, channel_tile, row_tile = dense_tile(
+            problem, variant, max(min(most, share // 3), kernel), _workers(device)
+        )
+        columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
+        tile = columns * channel_tile * outputs * kernel
+        if real.converted or batch_tile > 1:
+            tile += columns * real.c_in
+        if real.converted:
+            tile += 3 * real.planes * batch_tile * row_tile * problem.stride * channel_tile * outputs
+        plans.append(
+            CpuPlan(
+                "gemm",
+                variant,
+                batch_tile,
+                1,
+                channel_tile,
+                row_tile,
+                workspace_bytes=tile * real.item * _workers(device) + packed,
+                packing_key=("real", *_packing(problem)) if packed else (),
+                packed_bytes=packed,
+            )
+        )
+    return plans
+
+
+def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Blocks of rows as one product with a banded matrix of taps."""
+    real, grid = RealShape.of(problem), row_grid(problem)
+    plans = []
+    for block in TOEPLITZ_BLOCKS:
+        window = real.c_in * (block + grid.span)
+        width = block * problem.stride
+        packed = problem.groups * real.c_out * window * width * real.item
+        if packed > min(limit // 2, 64 << 20) or (block > grid.rows and block > TOEPLITZ_BLOCKS[0]):
+            continue
+        cells = max(min(1 << 17, (limit - packed) // (_workers(device) * 3 * real.item)), window + width)
+        per_block = window + width * real.c_out
+        most_blocks = ceil_div(grid.rows, block)
+        if most_blocks < MERGED_BELOW:
+            order = (most_blocks, per_block * real.planes), (problem.batch, 1), (problem.groups, 1)
+            blocks, batch_tile, group_tile = fit(cells, *order)
+        else:
+            order = (most_blocks, per_block * real.planes), (problem.groups, 1), (problem.batch, 1)
+            blocks, group_tile, batch_tile = fit(cells, *order)
+        tile = real.planes * batch_tile * group_tile * (blocks * per_block + real.c_in * (blocks * block + grid.span))
+        plans.append(
+            CpuPlan(
+                "gemm",
+                f"toeplitz{block}",
+                batch_tile,
+                group_tile,
+                problem.c_out_group,
+                blocks * block,
+                block=block,
+                workspace_bytes=packed + tile * real.item * _workers(device),
+                packing_key=("toeplitz", block, *_packing(problem)),
+                packed_bytes=packed,
+            )
+        )
+    return plans
+
+
+@lru_cache(maxsize=4096)
+def fast_length(minimum: int) -> int:
+    """The least 2^a 3^b 5^c >= minimum that is even: transforms of such lengths are fast."""
+    best = 1 << max(1, (minimum - 1).bit_length())
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            quotient = ceil_div(minimum, three)
+            candidate = three << max(1, (quotient - 1).bit_length())
+            best = min(best, candidate) if candidate >= minimum else best
+            three *= 3
+        five *= 5
+    return best
+
+
+def _fft_lengths(grid: RowGrid) -> list[int]:
+    whole = fast_length(grid.rows + grid.span)
+    lengths = {whole}
+    shortest = max(64, 2 * (grid.span + 1))
+    for factor in (1, 2, 4, 8, 16):
+        length = 1 << (shortest * factor - 1).bit_length()
+        if length < whole:
+            lengths.add(length)
+    return sorted(lengths)
+
+
+def _fft(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Overlap-save blocks of several lengths, and one block for everything."""
+    real, grid = RealShape.of(problem), row_grid(problem)
+    plans = []
+    for length in _fft_lengths(grid):
+        valid = length - grid.span
+        phases = max(grid.active, 1)
+        packed = problem.groups * real.c_in * real.c_out * phases * (length // 2 + 1) * 2 * real.item
+        outputs = real.c_out // problem.c_out_group
+        share = max(limit - packed, 0) // _workers(device) // real.item
+        cells = max(min(1 << 18, share // 4), 1)
+        source, result = length * real.c_in * real.planes, length * phases * outputs * real.planes
+        channel_tile = min(problem.c_out_group, max(cells - source, source, result) // result)
+        channel_tile = ceil_div(problem.c_out_group, ceil_div(problem.c_out_group, channel_tile))
+        blocks, group_tile, batch_tile = fit(
+            cells,
+            (ceil_div(grid.rows, valid), source + channel_tile * result),
+            (problem.groups, 1),
+            (problem.batch, 1),
+        )
+        if channel_tile < problem.c_out_group:
+            group_tile = 1
+        inputs = real.planes * batch_tile * group_tile * real.c_in * blocks * length
+        results = real.planes * batch_tile * group_tile * channel_tile * outputs * blocks * length * phases
+        plans.append(
+            CpuPlan(
+                "fft",
+                f"blocks{length}",
+                batch_tile,
+                group_tile,
+                channel_tile,
+                blocks * valid,
+                fft_length=length,
+                workspace_bytes=packed + (3 * inputs + 3 * results) * real.item * _workers(device),
+                packing_key=("spectrum", length, *_packing(problem)),
+                packed_bytes=packed,
+            )
+        )
+    smallest = min(plans, key=lambda plan: plan.workspace_bytes)
+    return [plan for plan in plans if plan.workspace_bytes <= limit] or [smallest]
+
+
+def why_not(problem: Problem, method: str) -> str | None:
+    """Why a method cannot take a problem; None when it can. On the CPU every method takes every problem."""
+    if method not in METHODS:
+        return f"expected one of {', '.join(METHODS)}, got {method!r}"
+    return None
+
+
+@lru_cache(maxsize=512)
+def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[CpuPlan, ...]:
+    """Every plan that can take the problem, of all methods."""
+    problem = replace(problem, batch=max(problem.batch, 1))
+    makers = (_direct, _dense, _toeplitz, _fft)
+    return tuple(plan for maker in makers for plan in maker(problem, device, workspace_limit))

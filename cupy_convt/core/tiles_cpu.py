@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""How large the tiles of the CPU engine are: as large as a cache allows, and as many as keep every core busy."""
+
+from __future__ import annotations
+
+from cupy_convt.core.problem import Problem, ceil_div
+from cupy_convt.core.rows_cpu import RealShape, row_grid
+
+#: Taps of one phase that one dense product covers; longer filters are summed over several products.
+DENSE_TAPS = 32
+
+
+def fit(size: int, *unit_sizes: tuple[int, int]) -> list[int]:
+    """Tile extents, first dimension first, whose product stays near `size`; each is (extent, cost of one step)."""
+    chosen = []
+    for extent, unit in unit_sizes:
+        step = max(1, min(extent, size // max(unit, 1)))
+        step = ceil_div(extent, ceil_div(extent, step))
+        chosen.append(step)
+        size //= step * max(unit, 1)
+    return chosen
+
+
+def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) -> tuple[int, int, int]:
+    """(batch_tile, channel_tile, row_tile) of a product with about `most_cells` results and a thousand columns.
+
+    Few tiles are made as many as there are workers, so that none of them waits for the last one.
+    """
+    real, grid = RealShape.of(problem), row_grid(problem)
+    taps = min(DENSE_TAPS, max(grid.max_taps, 1))
+    kernel = min(problem.kernel_size, taps * grid.tap_step) * (real.c_out // problem.c_out_group)
+    halo = (taps - 1) * grid.input_step
+    wanted = max(min(1024, most_cells // kernel), 128 if variant == "rows" else 512, 8 * halo)
+    wanted = max(min(wanted, most_cells // kernel), halo + 1)
+    batches, channels = problem.batch, 1
+    if problem.l_in + halo <= wanted:
+        batches = ceil_div(problem.batch, max(wanted // (problem.l_in * real.planes), 1))
+        row_tiles = 1
+    else:
+        row_tiles = ceil_div(grid.rows, max(wanted - halo, 1))
+
+    def cells() -> int:
+        columns = min(ceil_div(grid.rows, row_tiles) + halo, problem.l_in) * real.planes
+        return columns * ceil_div(problem.batch, batches) * ceil_div(problem.c_out_group, channels) * kernel
+
+    while cells() > most_cells and channels < problem.c_out_group:
+        channels = min(max(channels + 1, channels * cells() // most_cells), problem.c_out_group)
+    for _ in range(workers):
+        total = batches * channels * row_tiles * problem.groups
+        if total % workers == 0 or total >= 8 * workers:
+            break
+        if channels < problem.c_out_group:
+            channels += 1
+        elif batches < problem.batch:
+            batches += 1
+        elif grid.rows > 64 * row_tiles:
+            row_tiles += 1
+    tiles = (problem.batch, batches), (problem.c_out_group, channels), (grid.rows, row_tiles)
+    batch_tile, channel_tile, row_tile = (ceil_div(extent, count) for extent, count in tiles)
+    return batch_tile, channel_tile, row_tile

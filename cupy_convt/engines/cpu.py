@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""The CPU engine: NumPy and SciPy run the plan, and the definition as loops to judge every engine by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from cupy_convt.core.device import PRESETS, DeviceSpec
+from cupy_convt.core.plan_cpu import CpuPlan
+from cupy_convt.core.problem import Problem, is_complex
+from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_toeplitz
+from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
+from cupy_convt.engines.cpu_threads import Array, cores
+from cupy_convt.engines.dtypes import named_dtype
+
+#: Multiply-accumulates plus results below which a second thread costs more than it brings.
+PARALLEL_FROM = 1 << 18
+
+
+@lru_cache(maxsize=1)
+def _this_cpu() -> DeviceSpec:
+    return replace(PRESETS["cpu"], multiprocessors=cores())
+
+
+class CpuEngine:
+    """Runs CpuPlans on NumPy arrays."""
+
+    def device(self) -> DeviceSpec:
+        """This machine, as the planner sees it."""
+        return _this_cpu()
+
+    def complaint(self, name: str, array: Array) -> str | None:
+        """NumPy arrays can always be used."""
+        return None
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """A new uninitialised array."""
+        return np.empty(shape, named_dtype(dtype))
+
+    def asarray(self, values: Array) -> Array:
+        """The values as an array of this engine's kind."""
+        return values
+
+    def overlaps(self, a: Array, b: Array) -> bool:
+        """Whether two arrays may share memory, judged by their bounds."""
+        return np.may_share_memory(a, b)
+
+    def pack(self, problem: Problem, plan: CpuPlan, weight: Array) -> object:
+        """What the plan wants of the weight; good for any x, and any plan with the same packing_key."""
+        real = real_weight(problem, weight)
+        if plan.method == "fft":
+            return cpu_fft.pack(problem, plan, real)
+        if plan.block:
+            return cpu_toeplitz.pack(problem, plan, real)
+        return real
+
+    def run(
+        self,
+        problem: Problem,
+        plan: CpuPlan,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        out: Array,
+        packed: object | None = None,
+    ) -> None:
+        """Write the result of the problem into `out`.
+
+        Shape:
+            x: (N, C_in, L_in), weight: (C_in, C_out/g, K), bias: (C_out,) in the dtype of out, out: (N, C_out, L_out).
+        """
+        if out.size == 0:
+            return
+        operand = self.pack(problem, plan, weight) if packed is None else packed
+        assert isinstance(operand, np.ndarray)
+        pieces = Pieces(problem, x, bias, out)
+        parallel = problem.macs * problem.real_multiplies // 16 + out.size > PARALLEL_FROM
+        if plan.method == "fft":
+            cpu_fft.run(pieces, plan, operand, parallel=parallel)
+        elif plan.method == "direct":
+            cpu_direct.run(pieces, plan, operand, parallel=parallel)
+        elif plan.block:
+            cpu_toeplitz.run(pieces, plan, operand, parallel=parallel)
+        else:
+            cpu_dense.run(pieces, plan, operand, parallel=parallel)
+
+
+def reference(problem: Problem, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """The definition as loops, in float64 or complex128: the judge of every engine.
+
+    F[n,co,i*s + j*d] += x[n,ci,i] * w[ci,co',j] for every ci, co' and j, then crop, bias and activation.
+    """
+    wide = np.complex128 if is_complex(problem.out_dtype) else np.float64
+    x, weight = x.astype(wide), weight.astype(wide)
+    full: Array = np.zeros((problem.batch, problem.c_out, problem.l_full), wide)
+    reach = (problem.l_in - 1) * problem.stride + 1
+    for ci in range(problem.c_in):
+        group = ci // problem.c_in_group
+        for channel in range(problem.c_out_group):
+            for j in range(problem.kernel_size):
+                first = j * problem.dilation
+                samples = full[:, group * problem.c_out_group + channel, first : first + reach : problem.stride]
+                samples += x[:, ci] * weight[ci, channel, j]
+    out: Array = np.zeros(problem.out_shape, wide)
+    first, stop = max(problem.p_left, 0), min(problem.p_left + problem.l_out, problem.l_full)
+    if first < stop:
+        out[:, :, first - problem.p_left : stop - problem.p_left] = full[:, :, first:stop]
+    if bias is not None:
+        out += bias.astype(wide)[:, None]
+    if problem.activation is not None:
+        apply_activation(out, *problem.activation)
+    return out

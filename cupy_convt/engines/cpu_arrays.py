@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""The arrays of one call as real arrays in the accumulator's dtype, piece by piece.
+
+The methods know real float32 or float64 arrays only. Here complex data become planes (see RealShape), halves become
+float32, and results go back: piece by piece, in the cache, and not at all where the caller's own memory will do.
+
+Axes of a piece: inputs (n, c, i), results (n, g, c, t), n counting planes of a complex x with a real weight, c counting
+planes otherwise: real and imaginary part side by side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cupy_convt.core.problem import Problem, is_complex, real_dtype
+from cupy_convt.core.rows_cpu import RealShape, Run
+from cupy_convt.engines.cpu_threads import Array, Scratch
+
+
+def from_half(source: Array, out: Array) -> None:
+    """Copy a float16 or bfloat16 array into a float32 one. A bfloat16 is the upper half of a float32."""
+    if source.dtype.name != "bfloat16":
+        np.copyto(out, source, casting="unsafe")
+        return
+    bits = out.view(np.uint32)
+    np.copyto(bits, source.view(np.uint16))
+    np.left_shift(bits, np.uint32(16), out=bits)
+
+
+def to_half(source: Array, out: Array) -> None:
+    """Round a contiguous float32 array, which is overwritten, to nearest even into a float16 or bfloat16 one."""
+    if out.dtype.name != "bfloat16":
+        np.copyto(out, source, casting="unsafe")
+        return
+    nans = np.isnan(source)
+    bits = source.view(np.uint32)
+    odd = np.right_shift(bits, np.uint32(16))
+    np.bitwise_and(odd, np.uint32(1), out=odd)
+    np.add(odd, np.uint32(0x7FFF), out=odd)
+    np.add(bits, odd, out=bits)
+    np.right_shift(bits, np.uint32(16), out=bits)
+    if nans.any():
+        bits[nans] = 0x7FC0
+    np.copyto(out.view(np.uint16), bits, casting="unsafe")
+
+
+def real_weight(problem: Problem, weight: Array) -> Array:
+    """The weight (C_in, C_out/g, K) as a real array (C_in', C_out'/g, K), itself where it is one already."""
+    real = np.dtype(real_dtype(problem.accumulator))
+    if not is_complex(problem.weight_dtype):
+        if weight.dtype == real:
+            return weight
+        out = np.empty(weight.shape, real)
+        from_half(weight, out)
+        return out
+    c_in, c_out, taps = weight.shape
+    planes = 2 if is_complex(problem.x_dtype) else 1
+    out = np.empty((c_in, planes, c_out, 2, taps), real)
+    out[:, 0, :, 0], out[:, 0, :, 1] = weight.real, weight.imag
+    if planes == 2:
+        np.negative(weight.imag, out=out[:, 1, :, 0])
+        out[:, 1, :, 1] = weight.real
+    return out.reshape(c_in * planes, c_out * 2, taps)
+
+
+class Pieces:
+    """Inputs and results of one call, handed out as real pieces."""
+
+    def __init__(self, problem: Problem, x: Array, bias: Array | None, out: Array) -> None:
+        self.problem = problem
+        self.real = RealShape.of(problem)
+        self.dtype = np.dtype(real_dtype(problem.accumulator))
+        self.x, self.out = x, out.reshape(problem.out_shape)
+        self.plain_x = x.dtype == self.dtype
+        self.plain_out = out.dtype == self.dtype
+        self.complex_x = is_complex(problem.x_dtype)
+        self.complex_weight = is_complex(problem.weight_dtype)
+        self.bias = None if bias is None else self._real_bias(bias)
+
+    def _real_bias(self, bias: Array) -> Array:
+        """The bias (planes of n, g, c); adding zero turns a negative zero into the positive one sums start from."""
+        grouped = bias.reshape(1, self.problem.groups, -1)
+        if self.real.planes == 2:
+            return np.concatenate([grouped.real, grouped.imag]) + self.dtype.type(0)
+        if self.complex_weight:
+            planes = np.stack([grouped.real, grouped.imag], axis=-1)
+            return planes.reshape(1, self.problem.groups, -1) + self.dtype.type(0)
+        out = np.empty(grouped.shape, self.dtype)
+        np.copyto(out, grouped) if grouped.dtype == self.dtype else from_half(grouped, out)
+        return np.add(out, self.dtype.type(0))
+
+    def fill_inputs(self, dest: Array, items: slice, channels: slice, start: int) -> None:
+        """Fill dest (n, c, i) with x[items, channels, start : start + its length], zero outside the range of x."""
+        length = dest.shape[-1]
+        first, stop = max(start, 0), min(start + length, self.problem.l_in)
+        stop = max(first, stop)
+        head, tail = min(first - start, length), max(length - (stop - start), 0) if stop > first else 0
+        if stop == first:
+            dest[...] = 0
+            return
+        dest[..., :head] = 0
+        dest[..., length - tail :] = 0
+        inner = dest[..., head : length - tail]
+        source = self.x[items, channels, first:stop]
+        if self.plain_x:
+            np.copyto(inner, source)
+        elif not self.complex_x:
+            from_half(source, inner)
+        elif self.complex_weight:
+            inner[:, 0::2], inner[:, 1::2] = source.real, source.imag
+        else:
+            count = source.shape[0]
+            inner[:count], inner[count:] = source.real, source.imag
+
+    def inputs(self, scratch: Scratch, items: slice, channels: slice, start: int, stop: int) -> Array:
+        """x[items, channels, start:stop], within the range of x, as (n, c, i): a view when x is real already."""
+        if self.plain_x:
+            return self.x[items, channels, start:stop]
+        shape = (
+            self.real.planes * (items.stop - items.start),
+            (channels.stop - channels.start) * (2 if self.complex_x and self.complex_weight else 1),
+            stop - start,
+        )
+        dest = scratch.get("inputs", shape, self.dtype)
+        if not scratch.holds("inputs", (items.start, channels.start, start, shape)):
+            self.fill_inputs(dest, items, channels, start)
+        return dest
+
+    def result(self, scratch: Scratch, items: slice, groups: slice, channels: slice, start: int, stop: int) -> Array:
+        """Where to put the results of a tile: the caller's own memory, or a buffer that `finish` copies there."""
+        if self.plain_out:
+            return self._grouped(items)[:, groups, channels, start:stop]
+        shape = (
+            self.real.planes * (items.stop - items.start),
+            groups.stop - groups.start,
+            (channels.stop - channels.start) * (2 if self.complex_weight else 1),
+            stop - start,
+        )
+        return scratch.get("result", shape, self.dtype)
+
+    def _grouped(self, items: slice) -> Array:
+        part = self.out[items]
+        return part.reshape(part.shape[0], self.problem.groups, self.problem.c_out_group, self.problem.l_out)
+
+    def finish(
+        self, piece: Array, items: slice, groups: slice, channels: slice, start: int, stop: int, *, biased: bool = False
+    ) -> None:
+        """Bias (unless the method has added it), activation, rounding, and the way home of a piece of results."""
+        if self.bias is not None and not biased:
+            by_plane = piece.reshape(self.real.planes, -1, *piece.shape[1:]) if self.real.planes > 1 else piece[None]
+            by_plane += self.bias_of(groups, channels)[:, None, :, :, None]
+        if self.problem.activation is not None:
+            apply_activation(piece, *self.problem.activation)
+        if self.plain_out:
+            return
+        home = self._grouped(items)[:, groups, channels, start:stop]
+        if not self.complex_x and not self.complex_weight:
+            to_half(piece, home)
+        elif self.complex_weight:
+            home.real, home.imag = piece[:, :, 0::2], piece[:, :, 1::2]
+        else:
+            count = home.shape[0]
+            home.real, home.imag = piece[:count], piece[count:]
+
+    def bias_of(self, groups: slice, channels: slice) -> Array:
+        """The bias of a tile (planes of n, g, c)."""
+        assert self.bias is not None
+        scale = 2 if self.complex_weight else 1
+        return self.bias[:, groups, channels.start * scale : channels.stop * scale]
+
+
+def apply_activation(piece: Array, name: str, slope: float) -> None:
+    """Apply an activation in place."""
+    if name == "relu":
+        np.maximum(piece, piece.dtype.type(0), out=piece)
+    elif name == "leaky_relu":
+        np.multiply(piece, piece.dtype.type(slope), out=piece, where=piece < 0)
+    elif name == "tanh":
+        np.tanh(piece, out=piece)
+    else:
+        raise ValueError(f"activation: expected 'relu', 'leaky_relu' or 'tanh', got {name!r}")
+
+
+def residues_of(samples: Array, run: Run, stride: int) -> Array:
+    """The samples of a run of residues within whole rows: (..., t) seen as (..., count, rows), never a copy."""
+    length = samples.shape[-1]
+    rows = max(-(-(length - run.residue) // stride), 0)
+    if run.count == 1:
+        return samples[..., None, run.residue :: stride]
+    if rows * stride == length:
+        return samples.reshape(*samples.shape[:-1], rows, stride)[..., run.residue : run.residue + run.count].swapaxes(
+            -1, -2
+        )
+    view: Array = np.lib.stride_tricks.as_strided(
+        samples[..., run.residue :],
+        (*samples.shape[:-1], run.count, rows),
+        (*samples.strides[:-1], samples.strides[-1], samples.strides[-1] * stride),
+    )
+    return view

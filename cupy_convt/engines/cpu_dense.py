@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Dense layers: one product with the weight as it lies in memory, then overlap-add inside the cache.
+
+    P[(co, j), i] = sum_ci w[ci, co, j] x[ci, i]          every tap of every input: no padding, no zeros
+    y[co, q s + r] = bias[co] + sum_m P[(co, first_tap + m tap_step), q + lead - m input_step]
+
+The weight (C_in, C_out/g, K) seen as a C_in x (C_out/g K) matrix is an operand of the product without being packed, and
+ragged taps cost nothing. P has J numbers for each sample of the result; it never leaves the cache, because a tile has
+few enough channels and rows. The two orientations differ in what lies side by side in P: "columns" has time (long
+loops, a strided store; for small strides), "rows" has taps (loops as long as the stride; for large ones, where both
+the reading and the writing are contiguous).
+
+It wins wherever C_in/g is large: the additions are J for C_in J multiplications. It loses to the Toeplitz product for
+few channels and to transforms for hundreds of taps a phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cupy_convt.core.plan_cpu import CpuPlan
+from cupy_convt.core.problem import ceil_div
+from cupy_convt.core.rows_cpu import RowGrid, row_grid
+from cupy_convt.core.tiles_cpu import DENSE_TAPS
+from cupy_convt.engines.cpu_arrays import Pieces, residues_of
+from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
+
+
+@dataclass(frozen=True)
+class DenseTile:
+    """Part of the result: items, one group, channels within it, rows; tap_range counts taps of one phase."""
+
+    items: slice
+    group: int
+    channels: slice
+    rows: slice
+
+
+def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[DenseTile]:
+    """Tiles of one product each, the channels of one piece of x one after the other."""
+    problem = pieces.problem
+    for n in range(0, problem.batch, plan.batch_tile):
+        items = slice(n, min(n + plan.batch_tile, problem.batch))
+        for q in range(0, grid.rows, plan.row_tile):
+            rows = slice(q, min(q + plan.row_tile, grid.rows))
+            for group in range(problem.groups):
+                for c in range(0, problem.c_out_group, plan.channel_tile):
+                    yield DenseTile(items, group, slice(c, min(c + plan.channel_tile, problem.c_out_group)), rows)
+
+
+def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None:
+    """Compute every tile. `weight` is the real one, (C_in', C_out'/g, K)."""
+    grid = row_grid(pieces.problem)
+
+    def work(tile: DenseTile, scratch: Scratch) -> None:
+        _tile(pieces, plan, weight, grid, tile, scratch)
+
+    for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=True)
+
+
+def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: DenseTile, scratch: Scratch) -> None:
+    problem = pieces.problem
+    start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
+    groups = slice(tile.group, tile.group + 1)
+    piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
+    target = piece[:, 0]
+    chunks = max(ceil_div(grid.max_taps, DENSE_TAPS), 1)
+    taps = ceil_div(grid.max_taps, chunks)
+    for chunk in range(chunks):
+        _add_taps(pieces, plan, weight, grid, tile, target, slice(chunk * taps, (chunk + 1) * taps), scratch)
+    pieces.finish(piece, tile.items, groups, tile.channels, start, stop)
+
+
+def _add_taps(
+    pieces: Pieces,
+    plan: CpuPlan,
+    weight: Array,
+    grid: RowGrid,
+    tile: DenseTile,
+    target: Array,
+    taps: slice,
+    scratch: Scratch,
+) -> None:
+    """Add taps m in `taps` of every phase to the tile; those from 0 on overwrite it."""
+    leads = [run.lead for run in grid.runs if run.taps] or [0]
+    first = max(tile.rows.start + min(leads) - (taps.stop - 1) * grid.input_step, 0)
+    stop = min(tile.rows.stop + max(leads) - taps.start * grid.input_step, pieces.problem.l_in)
+    first_tap, last_tap = taps.start * grid.tap_step, min(taps.stop * grid.tap_step, pieces.problem.kernel_size)
+    products = None
+    if first < stop:
+        products = _products(pieces, plan, weight, tile, slice(first_tap, last_tap), slice(first, stop), scratch)
+    for part in grid.runs:
+        view = residues_of(target, part, pieces.problem.stride)
+        low, high = taps.start, min(taps.stop, part.taps)
+        if products is None or low >= high:
+            if taps.start == 0:
+                view[...] = 0
+            continue
+        begin = part.first_tap + low * grid.tap_step - first_tap
+        operands = []
+        for m in range(low, high):
+            tap = begin + (m - low) * grid.tap_step
+            shift = first - (part.lead - m * grid.input_step) - tile.rows.start
+            operands.append((products[:, :, tap : tap + part.count], shift))
+        _overlap_add(view, operands, overwrite=taps.start == 0)
+
+
+def _products(
+    pieces: Pieces, plan: CpuPlan, weight: Array, tile: DenseTile, taps: slice, inputs: slice, scratch: Scratch
+) -> Array:
+    """P as (n, co, j, i), whatever its order in memory."""
+    real, group = pieces.real, tile.group
+    scale = real.c_out // pieces.problem.c_out_group
+    c_out, kernel = tile.channels.stop - tile.channels.start, taps.stop - taps.start
+    matrix = weight[
+        group * real.c_in : (group + 1) * real.c_in, tile.channels.start * scale : tile.channels.stop * scale
+    ]
+    matrix = matrix[:, :, taps].reshape(real.c_in, c_out * scale * kernel)
+    per_group = pieces.problem.c_in_group
+    channels = slice(group * per_group, (group + 1) * per_group)
+    items, length = real.planes * (tile.items.stop - tile.items.start), inputs.stop - inputs.start
+    if plan.variant == "rows":
+        x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)
+        out = scratch.get("products", (items, length, c_out * scale * kernel), pieces.dtype)
+        np.matmul(x.transpose(0, 2, 1), matrix, out=out)
+        return out.reshape(items, length, c_out * scale, kernel).transpose(0, 2, 3, 1)
+    if items == 1:
+        x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)[0]
+    else:
+        x = scratch.get("columns", (real.c_in, items, length), pieces.dtype)
+        if not scratch.holds("columns", (tile.items.start, group, inputs.start, x.shape)):
+            pieces.fill_inputs(x.transpose(1, 0, 2), tile.items, channels, inputs.start)
+        x = x.reshape(real.c_in, items * length)
+    out = scratch.get("products", (c_out * scale * kernel, items * length), pieces.dtype)
+    np.matmul(matrix.T, x, out=out)
+    return out.reshape(c_out * scale, kernel, items, length).transpose(2, 0, 1, 3)
+
+
+def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:
+    """target[..., q] (+)= the sum of each operand[..., q - shift] that has such an entry; operands are overwritten.
+
+    Where all of them have it, all but the last addition happen between operands, whose loops are contiguous.
+    """
+    rows = target.shape[-1]
+    low = min(max(max(shift for _, shift in operands), 0), rows)
+    high = max(min(min(operand.shape[-1] + shift for operand, shift in operands), rows), low)
+    if not overwrite:
+        low = high = 0
+    for begin, end in ((0, low), (high, rows)):
+        if begin < end:
+            _add_clipped(target[..., begin:end], operands, begin, overwrite=overwrite)
+    if low == high:
+        return
+    first, *others = [operand[..., low - shift : high - shift] for operand, shift in operands]
+    inner = target[..., low:high]
+    if not others:
+        np.copyto(inner, first)
+        return
+    for other in others[:-1]:
+        np.add(first, other, out=first)
+    np.add(first, others[-1], out=inner)
+
+
+def _add_clipped(target: Array, operands: list[tuple[Array, int]], offset: int, *, overwrite: bool) -> None:
+    """The same for few rows near an end, which operands may have only some of; target begins at row `offset`."""
+    rows = target.shape[-1]
+    for operand, shift in operands:
+        low, high = max(shift - offset, 0), min(operand.shape[-1] + shift - offset, rows)
+        if low >= high:
+            continue
+        source = operand[..., low + offset - shift : high + offset - shift]
+        if overwrite and (low, high) == (0, rows):
+            np.copyto(target, source)
+            overwrite = False
+            continue
+        if overwrite:
+            target[...] = 0
+            overwrite = False
+        target[..., low:high] += source
+    if overwrite:
+        target[...] = 0

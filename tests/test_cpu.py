@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""The CPU engine beyond plain agreement with the reference: bits, strides, special values, memory, threads."""
+
+import threading
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cupy_convt.core.plan_cpu import CpuPlan, candidates
+from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
+from cupy_convt.engines import cpu_threads
+from cupy_convt.engines.cpu import CpuEngine, reference
+from cupy_convt.engines.cpu_arrays import from_half, to_half
+
+ENGINE = CpuEngine()
+LIMIT = 256 << 20
+TOLERANCE = {"direct": 16.0, "gemm": 16.0, "fft": 64.0}
+
+AWKWARD = {
+    "one input": Problem(2, 3, 1, 4, 7, 3),
+    "one tap": Problem(2, 3, 50, 4, 1, 1),
+    "fewer taps than stride": Problem(2, 4, 33, 6, 2, 5, groups=2, p_right=-3),
+    "crop of many rows": Problem(1, 2, 400, 2, 9, 4, p_left=1001, p_right=333),
+    "nothing but bias": Problem(2, 2, 3, 2, 3, 2, p_left=-40, p_right=40 + 5),
+    "zeros on both sides": Problem(1, 2, 17, 3, 5, 3, p_left=-50, p_right=-51),
+    "one sample": Problem(1, 2, 100, 2, 31, 7, p_left=300, p_right=723 - 300),
+    "residues without taps": Problem(2, 2, 65, 2, 6, 6, 4),
+    "dilation beyond the input": Problem(1, 2, 3, 2, 4, 2, 31),
+    "more taps than one product has": Problem(1, 3, 70, 2, 300, 2),
+    "filter longer than the input": Problem(2, 1, 20, 1, 5000, 3, p_left=7),
+    "depthwise": Problem(2, 24, 130, 24, 12, 2, groups=24, p_left=5, p_right=5),
+    "large stride": Problem(2, 20, 9, 1, 1024, 256, p_left=128, p_right=128),
+    "several tiles": Problem(3, 8, 3001, 5, 8, 4, p_left=2, p_right=2),
+}
+
+
+def draw(shape: tuple[int, ...], dtype: str, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    values: Any = rng.standard_normal(shape)
+    if is_complex(dtype):
+        values = values + 1j * rng.standard_normal(shape)
+    return values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def arguments(problem: Problem, seed: int = 0) -> tuple[Any, Any, Any]:
+    return (
+        draw(problem.x_shape, problem.x_dtype, seed),
+        draw(problem.weight_shape, problem.weight_dtype, seed + 1),
+        draw((problem.c_out,), problem.out_dtype, seed + 2),
+    )
+
+
+def empty(problem: Problem) -> Any:
+    return np.full(
+        problem.out_shape, np.nan, ml_dtypes.bfloat16 if problem.out_dtype == "bfloat16" else problem.out_dtype
+    )
+
+
+def run(problem: Problem, plan: CpuPlan, x: Any, weight: Any, bias: Any = None) -> Any:
+    out = empty(problem)
+    ENGINE.run(problem, plan, x, weight, bias, out)
+    return out
+
+
+def plans(problem: Problem, limit: int = LIMIT) -> tuple[CpuPlan, ...]:
+    return candidates(problem, ENGINE.device(), limit)
+
+
+def direct(problem: Problem, limit: int = LIMIT) -> CpuPlan:
+    return next(plan for plan in plans(problem, limit) if plan.method == "direct")
+
+
+def assert_close(problem: Problem, plan: CpuPlan, got: Any, x: Any, weight: Any, bias: Any) -> None:
+    """Error against the largest possible sum of the call, in units of the accumulator, plus one rounding."""
+    want = reference(problem, x, weight, bias)
+    bound = np.abs(x.astype("c16")).max() * np.abs(weight.astype("c16")).sum((0, 2)).max() + 4
+    allowed = TOLERANCE[plan.method] * EPSILON[problem.accumulator] * bound
+    allowed += EPSILON[problem.out_dtype] * (np.abs(want) + 1)
+    wide = got.astype(want.dtype)
+    assert np.all(np.abs(wide - want) <= allowed), (
+        f"{plan.name} {problem}: {np.abs(wide - want).max()} > {allowed.max()}"
+    )
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_awkward_geometries(name: str, dtype: str) -> None:
+    problem = replace(AWKWARD[name], x_dtype=dtype, weight_dtype=dtype)
+    if dtype not in ("float32", "complex64") and problem.kernel_size > 1000:
+        pytest.skip("same code as float32")
+    x, weight, bias = arguments(problem)
+    for plan in plans(problem):
+        assert_close(problem, plan, run(problem, plan, x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("name", ["several tiles", "depthwise", "residues without taps", "large stride"])
+@pytest.mark.parametrize("limit", [0, 1 << 16, 1 << 20])
+def test_small_tiles_agree(name: str, limit: int) -> None:
+    problem = AWKWARD[name]
+    x, weight, bias = arguments(problem)
+    for plan in plans(problem, limit):
+        assert_close(problem, plan, run(problem, plan, x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
+def test_any_strides(dtypes: tuple[str, str]) -> None:
+    problem = Problem(2, 6, 90, 4, 9, 4, groups=2, p_left=3, p_right=2, x_dtype=dtypes[0], weight_dtype=dtypes[1])
+    x, weight, bias = arguments(problem)
+    wide = draw((2, 6, 180), dtypes[0], 3)
+    views = [
+        x[:, :, ::-1].copy()[:, :, ::-1],
+        np.ascontiguousarray(x.transpose(2, 1, 0)).transpose(2, 1, 0),
+        np.broadcast_to(x[:1, :1], x.shape),
+        wide[:, ::-1, ::2],
+    ]
+    for view in views:
+        view.flags.writeable = False
+        for plan in plans(problem):
+            plain = run(problem, plan, view.copy(), weight, bias)
+            backing = np.full((problem.c_out, problem.l_out, 5), 7, plain.dtype)
+            out = backing.transpose(2, 0, 1)[3:1:-1]
+            ENGINE.run(problem, plan, view, np.asfortranarray(weight), bias, out)
+            assert_close(problem, plan, out, view, weight, bias)
+            assert (backing[:, :, [0, 1, 4]] == plain.dtype.type(7)).all(), plan.name
+            if plan.method == "direct":
+                assert out.tobytes() == plain.tobytes()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_direct_bits_depend_on_the_receptive_field_only(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(["float32", "float16", "bfloat16", "float64", "complex64"]))
+    groups = data.draw(st.sampled_from([1, 3]))
+    problem = Problem(
+        3,
+        groups * data.draw(st.integers(1, 3)),
+        data.draw(st.integers(40, 300)),
+        groups * 2,
+        data.draw(st.integers(1, 20)),
+        data.draw(st.integers(1, 5)),
+        data.draw(st.integers(1, 4)),
+        groups,
+        x_dtype=dtype,
+        weight_dtype=dtype,
+    )
+    x, weight, bias = arguments(problem, data.draw(st.integers(0, 99)))
+    x[:, :, data.draw(st.integers(0, 39)) :: 7] = 0
+    whole = run(problem, direct(problem), x, weight, bias)
+    item = replace(problem, batch=1)
+    assert whole[1:2].tobytes() == run(item, direct(item), x[1:2], weight, bias).tobytes()
+    tiny = direct(problem, 0)
+    assert whole.tobytes() == run(problem, tiny, x, weight, bias).tobytes()
+    left, length = data.draw(st.integers(0, problem.l_out - 1)), data.draw(st.integers(1, 90))
+    stop = min(left + length, problem.l_out)
+    crop = replace(problem, p_left=left, p_right=problem.l_full - stop)
+    assert whole[..., left:stop].tobytes() == run(crop, direct(crop), x, weight, bias).tobytes()
+    first = max((left - problem.effective_kernel) // problem.stride, 0)
+    last = min(stop // problem.stride + 1, problem.l_in)
+    if first < last:
+        part = replace(problem, l_in=last - first)
+        start = left - first * problem.stride
+        part = replace(part, p_left=start, p_right=part.l_full - start - (stop - left))
+        assert whole[..., left:stop].tobytes() == run(part, direct(part), x[..., first:last], weight, bias).tobytes()
+
+
+def test_direct_never_gives_a_negative_zero_sum() -> None:
+    problem = Problem(1, 1, 3, 1, 1)
+    zero = np.zeros((1, 1, 3), np.float32)
+    for bias in (None, np.array([-0.0], np.float32)):
+        out = run(problem, direct(problem), -zero, np.ones((1, 1, 1), np.float32), bias)
+        assert not np.signbit(out).any()
+
+
+def test_special_values_stay_in_their_row() -> None:
+    problem = Problem(2, 2, 500, 2, 9, 4, groups=2, p_left=2)
+    x, weight, bias = arguments(problem)
+    clean = run(problem, direct(problem), x, weight, bias)
+    x[0, 1, 250] = np.nan
+    field = slice(250 * 4 - 2, 250 * 4 - 2 + 9)
+    for plan in plans(problem):
+        out = run(problem, plan, x, weight, bias)
+        assert np.isnan(out[0, 1, field]).all(), plan.name
+        rest = np.isfinite(out)
+        assert rest[1].all() and rest[0, 0].all(), plan.name
+        if plan.method == "direct":
+            rest[0, 1, field] = True
+            assert rest.all()
+            assert (np.delete(out[0, 1], np.r_[field]) == np.delete(clean[0, 1], np.r_[field])).all()
+
+
+@pytest.mark.parametrize("activation", [("relu", 0.0), ("leaky_relu", 0.1), ("leaky_relu", 3.0), ("tanh", 0.0)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activation(activation: tuple[str, float], dtype: str) -> None:
+    plain = Problem(2, 4, 100, 4, 8, 4, p_left=2, p_right=2, x_dtype=dtype, weight_dtype=dtype)
+    problem = replace(plain, activation=activation)
+    x, weight, bias = arguments(problem)
+    want = reference(plain, x, weight, bias)
+    name, slope = activation
+    want = np.tanh(want) if name == "tanh" else np.where(want > 0, want, want * (slope if name != "relu" else 0))
+    for plan in plans(problem):
+        got = run(problem, plan, x, weight, bias).astype(np.float64)
+        assert np.abs(got - want).max() < (3e-2 if dtype == "bfloat16" else 1e-5) * np.abs(want).max(), plan.name
+
+
+def test_packed_weights_serve_any_length() -> None:
+    base = Problem(2, 2, 700, 2, 33, 4, groups=2, p_left=16, p_right=16)
+    x, weight, bias = arguments(base)
+    kept = {plan.packing_key: ENGINE.pack(base, plan, weight) for plan in plans(base) if plan.packing_key}
+    served = 0
+    for length in (1, 3, 90, 699):
+        problem = replace(base, batch=1, l_in=length, p_left=16 + 8 * (length > 90))
+        for plan in plans(problem):
+            if plan.packing_key in kept:
+                out = empty(problem)
+                ENGINE.run(problem, plan, x[:1, :, :length], weight, bias, out, kept[plan.packing_key])
+                assert_close(problem, plan, out, x[:1, :, :length], weight, bias)
+                served += 1
+    assert served > 8
+
+
+def test_half_conversions_are_exact() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    half = bits.view(ml_dtypes.bfloat16)
+    wide = np.empty(1 << 16, np.float32)
+    from_half(half, wide)
+    np.testing.assert_array_equal(wide, half.astype(np.float32))
+    rng = np.random.default_rng(0)
+    for values in (rng.integers(0, 2**32, 200_000, dtype=np.uint64).astype(np.uint32).view(np.float32), wide):
+        for dtype in (ml_dtypes.bfloat16, np.float16):
+            out = np.empty(values.shape, dtype)
+            with np.errstate(all="ignore"):
+                to_half(values.copy(), out)
+                want = values.astype(dtype)
+            nans = np.isnan(values)
+            assert np.isnan(out[nans].astype(np.float32)).all()
+            assert out[~nans].tobytes() == want[~nans].tobytes()
+
+
+def test_empty_batch() -> None:
+    problem = Problem(0, 2, 5, 3, 4, 2)
+    x, weight, bias = arguments(problem)
+    for plan in plans(problem):
+        assert run(problem, plan, x, weight, bias).shape == (0, 3, problem.l_out)
+
+
+def traced(problem: Problem, plan: CpuPlan) -> int:
+    """Bytes that a run allocates at its peak."""
+    x, weight, bias = arguments(problem)
+    out = empty(problem)
+    forget_scratch()
+    tracemalloc.start()
+    ENGINE.run(problem, plan, x, weight, bias, out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def forget_scratch() -> None:
+    cpu_threads._pool().shutdown()
+    cpu_threads._pool.cache_clear()
+    cpu_threads._local.__dict__.clear()
+
+
+@pytest.mark.parametrize("limit", [4 << 20, 16 << 20])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(1, 1, 700_000, 1, 81, 4, has_bias=True),
+        Problem(40, 32, 4000, 16, 8, 4, has_bias=True),
+        Problem(2, 4, 200_000, 2, 16, 4, x_dtype="complex64", weight_dtype="float32", has_bias=True),
+        Problem(2, 64, 40_000, 64, 4, 2, groups=64, x_dtype="float16", weight_dtype="float16", has_bias=True),
+    ],
+    ids=["mono", "dense", "mixed", "depthwise half"],
+)
+def test_memory_beside_the_result_stays_under_the_limit(problem: Problem, limit: int) -> None:
+    chosen = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]
+    assert {plan.method for plan in chosen} >= {"direct", "gemm"}
+    for plan in chosen:
+        slow = problem.macs > 3e8 and plan.method == "direct"
+        if not slow:
+            assert traced(problem, plan) <= limit + (1 << 18), plan.name
+
+
+@pytest.mark.slow
+def test_memory_of_a_result_of_two_gigabytes() -> None:
+    problem = Problem(1, 1, (1 << 29) // 4, 1, 81, 4, p_left=40, p_right=37, has_bias=True)
+    assert problem.out_bytes == 2 << 30
+    limit = 64 << 20
+    plan = next(plan for plan in plans(problem, limit) if plan.name == "gemm/toeplitz16")
+    assert traced(problem, plan) <= limit
+
+
+def test_blas_gets_its_threads_back() -> None:
+    calls = cpu_threads._blas_thread_calls()
+    if calls is None:
+        pytest.skip("not OpenBLAS")
+    before = calls[0]()
+    problem = Problem(2, 64, 3000, 64, 4, 2)
+    x, weight, bias = arguments(problem)
+    plan = next(plan for plan in plans(problem) if plan.method == "gemm")
+    callers = [threading.Thread(target=run, args=(problem, plan, x, weight, bias)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert calls[0]() == before
+
+
+def test_an_error_in_a_tile_reaches_the_caller() -> None:
+    def work(tile: int, scratch: cpu_threads.Scratch) -> None:
+        if tile == 7:
+            raise RuntimeError("tile 7")
+
+    for parallel in (False, True):
+        with pytest.raises(RuntimeError, match="tile 7"):
+            cpu_threads.for_each(work, range(20), parallel=parallel, products=True)
+
+
+def test_every_tile_is_done_once() -> None:
+    done: list[int] = []
+    cpu_threads.for_each(lambda tile, scratch: done.append(tile), range(500), parallel=True, products=False)
+    assert sorted(done) == list(range(500))

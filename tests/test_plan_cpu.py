@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""Plans of the CPU engine as data: rows and runs say what the definition says, tiles fit the limit, costs are sane."""
+
+from dataclasses import replace
+from math import isfinite
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.workloads import load
+from cupy_convt.core.cost_cpu import seconds
+from cupy_convt.core.device import preset
+from cupy_convt.core.plan_cpu import METHODS, candidates, fast_length, why_not
+from cupy_convt.core.problem import DTYPES, Problem
+from cupy_convt.core.rows_cpu import row_grid
+
+CPU = preset("cpu")
+LIMIT = 256 << 20
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    problem = Problem(
+        batch=draw(st.integers(1, 3)),
+        c_in=2,
+        l_in=draw(st.integers(1, 40)),
+        c_out=2,
+        kernel_size=draw(st.integers(1, 40)),
+        stride=draw(st.integers(1, 12)),
+        dilation=draw(st.integers(1, 12)),
+        p_left=draw(st.integers(-20, 60)),
+        x_dtype=draw(st.sampled_from(DTYPES)),
+    )
+    problem = replace(problem, weight_dtype=problem.x_dtype)
+    wanted = draw(st.integers(1, 100))
+    return replace(problem, p_right=problem.l_full - problem.p_left - wanted)
+
+
+@given(problems())
+@settings(max_examples=300, deadline=None)
+def test_rows_are_the_definition(problem: Problem) -> None:
+    grid = row_grid(problem)
+    found = set()
+    for run in grid.runs:
+        rows = grid.rows if run.residue < grid.tail else grid.rows - 1
+        for q in range(rows):
+            for k in range(run.count):
+                for m in range(run.taps):
+                    i = q + run.lead - m * grid.input_step
+                    assert q - grid.lookback <= i <= q + grid.lookahead
+                    if 0 <= i < problem.l_in:
+                        t = q * problem.stride + run.residue + k
+                        found.add((t, i, run.first_tap + k + m * grid.tap_step))
+    expected = {
+        (i * problem.stride + j * problem.dilation - problem.p_left, i, j)
+        for i in range(problem.l_in)
+        for j in range(problem.kernel_size)
+    }
+    assert found == {entry for entry in expected if 0 <= entry[0] < problem.l_out}
+
+
+@given(problems())
+@settings(max_examples=200, deadline=None)
+def test_runs_cover_every_residue_once(problem: Problem) -> None:
+    grid = row_grid(problem)
+    residues = [run.residue + k for run in grid.runs for k in range(run.count)]
+    assert residues == list(range(min(problem.stride, problem.l_out)))
+    assert (grid.rows - 1) * problem.stride + grid.tail == problem.l_out
+    assert 1 <= grid.tail <= problem.stride
+
+
+@given(problems(), st.sampled_from([0, 1 << 12, 1 << 20, LIMIT]))
+@settings(max_examples=100, deadline=None)
+def test_every_method_takes_every_problem(problem: Problem, limit: int) -> None:
+    plans = candidates(problem, CPU, limit)
+    assert {plan.method for plan in plans} == set(METHODS)
+    for plan in plans:
+        assert why_not(problem, plan.method) is None
+        assert isfinite(seconds(problem, plan, CPU)) and seconds(problem, plan, CPU) > 0
+        assert min(plan.batch_tile, plan.group_tile, plan.channel_tile, plan.row_tile) >= 1
+
+
+def test_unknown_method_is_refused() -> None:
+    assert "winograd" in str(why_not(Problem(1, 1, 1, 1, 1), "winograd"))
+
+
+@pytest.mark.parametrize("limit", [40 << 20, LIMIT])
+def test_real_layers_stay_under_the_limit(limit: int) -> None:
+    for workload in load(full=True):
+        plans = candidates(workload.problem(), CPU, limit)
+        assert any(plan.workspace_bytes - plan.packed_bytes <= limit for plan in plans), workload.name
+
+
+def test_packed_weights_are_shared_between_lengths() -> None:
+    short, long = (Problem(1, 1, length, 1, 81, 4, p_left=40, p_right=40) for length in (500, 90_000))
+    other = replace(long, p_left=41)
+    keys = [{p.name: p.packing_key for p in candidates(q, CPU, LIMIT)} for q in (short, long, other)]
+    assert keys[0]["gemm/toeplitz16"] == keys[1]["gemm/toeplitz16"] != keys[2]["gemm/toeplitz16"]
+
+
+@given(st.integers(1, 1 << 20))
+@settings(max_examples=200, deadline=None)
+def test_fast_length(minimum: int) -> None:
+    length = fast_length(minimum)
+    assert minimum <= length and length % 2 == 0
+    for prime in (2, 3, 5):
+        while length % prime == 0:
+            length //= prime
+    assert length == 1

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import platform
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,13 +52,28 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("numpy", "scipy", "torch", "ml_dtypes", "cupy-convt")},
         "date": datetime.date.today().isoformat(),
         "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
-        "protocol": "interleaved calls, one warm-up each, medians; see benchmarks/timing.py",
+        "protocol": "interleaved calls, ratios of fastest runs; see benchmarks/timing.py",
+        "cores_at_hand": round(cores_at_hand(), 2),
         "bounds": {
             "macs": workloads.MAX_MACS,
             "bytes": workloads.MAX_BYTES,
             "column_bytes": workloads.MAX_COLUMN_BYTES,
         },
     }
+
+
+def cores_at_hand(seconds: float = 0.3) -> float:
+    """How many cores one busy process for each of them gets: fewer than there are on a shared or throttled host."""
+    count = CpuEngine().device().multiprocessors
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        return sum(pool.map(_busy_share, [seconds] * count, chunksize=1))
+
+
+def _busy_share(seconds: float) -> float:
+    start, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        pass
+    return (time.process_time() - used) / (time.perf_counter() - start)
 
 
 def _version(name: str) -> str:
@@ -91,7 +108,7 @@ def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_metho
             if seconds(problem, plan, device) <= limit
         }
         times = interleaved(plans, **budget)
-        row["plans_ms"] = {name: round(timing.median * 1e3, 5) for name, timing in times.items()}
+        row["plans_ms"] = {name: round(timing.minimum * 1e3, 5) for name, timing in times.items()}
         row["regret"] = round(row["plans_ms"][choice.plan.name] / min(row["plans_ms"].values()), 4)
     return row
 
@@ -115,13 +132,18 @@ def _row(
         "scaled": workload.scaled,
         "problem": str(workload.problem(dtype)),
         "chosen": chosen,
-        "gflops": round(workload.problem(dtype).flops / mine.median / 1e9, 2),
+        "gflops": round(workload.problem(dtype).flops / mine.minimum / 1e9, 2),
         "ours": mine.as_dict(),
     }
     if "prepared" in timings:
         row["prepared"] = timings["prepared"].as_dict()
     row["rivals"] = {
-        name: timings[name].as_dict() | {"ratio": round(timings[name].median / mine.median, 3), "error": error}
+        name: timings[name].as_dict()
+        | {
+            "ratio": round(timings[name].minimum / mine.minimum, 3),
+            "median_ratio": round(timings[name].median / mine.median, 3),
+            "error": error,
+        }
         for name, error in errors.items()
     }
     row["ratio"] = min(rival["ratio"] for rival in row["rivals"].values())
@@ -149,7 +171,7 @@ def main() -> None:
     parser.add_argument("--all-methods", action="store_true", help="time every plan, for the chooser's regret")
     parser.add_argument("--out", type=Path, help="results file; its other rows are kept")
     options = parser.parse_args()
-    rows = []
+    here, rows = environment(), []
     for workload in workloads.load(options.rows):
         for dtype in dict.fromkeys((workload.dtype, "float32")):
             row = time_row(workload, dtype, quick=options.quick, all_methods=options.all_methods)
@@ -157,18 +179,18 @@ def main() -> None:
             print(f"{row['name']:34} {dtype:9} {row['chosen']:18} {row['ours']['median_ms']:10.3f} ms", end="")
             print("".join(f"  {name} {rival['ratio']:.2f}x" for name, rival in row["rivals"].items()), flush=True)
             if options.out:
-                _write(options.out, rows)
+                _write(options.out, here, rows)
     print(json.dumps(summarise(rows), indent=1))
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, here: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Replace the rows that were run in a results file."""
     old = json.loads(path.read_text())["rows"] if path.exists() else []
     done = {(row["name"], row["dtype"]) for row in rows}
     merged = [row for row in old if (row["name"], row["dtype"]) not in done] + rows
     order = {workload.name: index for index, workload in enumerate(workloads.load())}
     merged.sort(key=lambda row: order[row["name"]])
-    results = {"environment": environment(), "summary": summarise(merged), "rows": merged}
+    results = {"environment": here, "summary": summarise(merged), "rows": merged}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """How the CPU is timed: one protocol, in one function.
 
-All calls of a row take turns, so that what else the machine does meets each of them alike. A turn begins with a pause,
-in which the threads of the call before give up waiting for more work (OpenMP's and OpenBLAS's spin for milliseconds, on
-a core that the next call needs), and with one call that is not counted; then the call is timed, several times when it is
-short. Rounds of turns go on until `seconds` have passed and `rounds` have been made, but not beyond `patience` seconds;
-a call slower than a quarter of that is timed by its first run alone. Medians are compared, quartiles say how far to
-believe them.
+All calls of a row take turns, so that what else the machine does meets each of them alike. Rounds are of two kinds, in
+alternation, because threads that wait for work favour one or the other: in a tight round the calls follow each other at
+once, while the worker threads of the call before may still spin on a core that the next one needs (OpenMP's and
+OpenBLAS's do, for milliseconds); in a settled round every call has a pause before its turn, in which they give up, and
+a run that is not counted, in which its own wake up. Rounds go on until `seconds` have passed and `rounds` have been
+made, but not beyond `patience` seconds; a call slower than a quarter of that is timed by its first run alone.
+
+Fastest runs are compared: scheduling only ever adds time, and adds more to whoever needs both cores at the same moment.
+Medians and quartiles are kept beside them and say how quiet the machine was.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
 
 #: Pause before a call's turn, and how long a turn of a short call lasts.
 SETTLE_SECONDS = 0.02
@@ -65,7 +67,7 @@ def interleaved(
     began, done = time.perf_counter(), 0
     while quick and (done < rounds or time.perf_counter() - began < seconds):
         for name, call in quick.items():
-            samples[name] += _turn(call)
+            samples[name] += [_once(call)] if done % 2 else _turn(call)
         done += 1
         if time.perf_counter() - began > patience:
             break

@@ -31,6 +31,8 @@ from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: Input channels from which adding up spectra is left to BLAS.
 MATRIX_CHANNELS = 4
+#: Points of the filters that are transformed together, and bins from which packing uses all cores.
+PACKED_POINTS, PARALLEL_BINS = 1 << 17, 1 << 16
 
 
 def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
@@ -44,14 +46,21 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
     shape = (problem.groups, bins, *channels, phases) if many else (problem.groups, *channels, bins, phases)
     packed = np.empty(shape, _complex(weight))
     spectra = packed.transpose(0, 2, 3, 1, 4) if many else packed
-    taps = np.zeros((real.c_out, length, phases), weight.dtype)
-    for g in range(problem.groups):
+
+    def work(groups: slice, scratch: Scratch) -> None:
+        taps = scratch.get("taps", (groups.stop - groups.start, real.c_out, length, phases), weight.dtype)
+        taps[...] = 0
         for ci in range(real.c_in):
             for index, (_, first_tap, count, lead) in enumerate(residues):
                 delay = grid.lookahead - lead
                 stop = delay + (count - 1) * grid.input_step + 1
-                taps[:, delay : stop : grid.input_step, index] = grouped[g, ci, :, first_tap :: grid.tap_step]
-            spectra[g, ci] = scipy.fft.rfft(taps, axis=1)
+                taps[:, :, delay : stop : grid.input_step, index] = grouped[groups, ci, :, first_tap :: grid.tap_step]
+            spectra[groups, ci] = scipy.fft.rfft(taps, axis=2)
+
+    # several transforms at a time share their twiddles and fill the vector registers
+    step = max(1, PACKED_POINTS // (real.c_out * length * phases))
+    slices = [slice(g, min(g + step, problem.groups)) for g in range(0, problem.groups, step)]
+    for_each(work, slices, parallel=len(slices) > 1 and packed.size > PARALLEL_BINS, products=False)
     return packed
 
 

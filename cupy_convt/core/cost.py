@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cupy_convt.core import cost_cpu, cost_gpu
+from cupy_convt.core import cost_cpu, cost_gpu, cost_implicit
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.plan_cpu import CpuPlan
@@ -14,6 +14,8 @@ def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float
     """Predicted time of one call, without packing the weight when the plan keeps it packed."""
     if isinstance(plan, CpuPlan):
         return cost_cpu.seconds(problem, plan, device)
+    if plan.variant.startswith("implicit/"):
+        return cost_implicit.seconds(problem, plan, device)
     return cost_gpu.seconds(problem, plan, device)
 
 

@@ -27,6 +27,8 @@ class DeviceSpec:
     launch_seconds: float = 4e-6
     library_seconds: float = 8e-6
     cache_bytes: int = 4 << 20
+    #: Whether the error of three TF32 products has been measured on such a device to stay within the float32 bound.
+    three_tf32: bool = False
 
     @property
     def is_cpu(self) -> bool:

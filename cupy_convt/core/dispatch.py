@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 
-from cupy_convt.core import cost, plan_cpu, plan_direct, plan_fft, plan_gemm
+from cupy_convt.core import cost, plan_cpu, plan_direct, plan_fft, plan_gemm, plan_implicit
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.plan_cpu import CpuPlan
@@ -17,7 +17,11 @@ from cupy_convt.core.problem import Problem
 DEFAULT_WORKSPACE_LIMIT = 256 << 20
 
 AnyPlan = Plan | CpuPlan
-_GPU_PLANNERS: dict[str, ModuleType] = {"direct": plan_direct, "gemm": plan_gemm, "fft": plan_fft}
+_GPU_PLANNERS: dict[str, tuple[ModuleType, ...]] = {
+    "direct": (plan_direct,),
+    "gemm": (plan_implicit, plan_gemm),
+    "fft": (plan_fft,),
+}
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,10 @@ def _plans(problem: Problem, device: DeviceSpec, method: str, limit: int) -> tup
     if device.is_cpu:
         found = tuple(p for p in plan_cpu.candidates(problem, device, limit) if p.method == method)
         return found, "" if found else plan_cpu.why_not(problem, method) or "no plan"
-    planner = _GPU_PLANNERS[method]
-    plans: tuple[AnyPlan, ...] = planner.candidates(problem, device, limit)
-    return plans, "" if plans else planner.why_not(problem, device)
+    planners = _GPU_PLANNERS[method]
+    plans: tuple[AnyPlan, ...] = tuple(p for planner in planners for p in planner.candidates(problem, device, limit))
+    reasons = [planner.why_not(problem, device) or "more workspace than the limit" for planner in planners]
+    return plans, "" if plans else "; ".join(reasons)
 
 
 def _reason(plan: AnyPlan, time: float, best: float, limit: int) -> str:

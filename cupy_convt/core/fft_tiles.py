@@ -101,7 +101,7 @@ def workspaces(problem: Problem, blocks: Blocks, layout: Layout) -> tuple[Worksp
 
 
 def library_bytes(problem: Problem, blocks: Blocks, layout: Layout) -> int:
-    """Work area of the largest library transform, which needs about as much as its data when it takes several passes."""
+    """Work area of the largest library transform: about as much as its data when it takes several passes."""
     return max(buffer.bytes for buffer in workspaces(problem, blocks, layout))
 
 

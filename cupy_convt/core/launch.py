@@ -193,8 +193,8 @@ class Plan:
     """Everything an engine does for one problem.
 
     `packing_steps` turn the weight into the buffers of `packed`, which depend on nothing else and may be kept as long
-    as the weight is (`packing_key` says when two plans can share them); `steps` do the rest. `library_bytes` is what the
-    vendor's transforms allocate for themselves.
+    as the weight is (`packing_key` says when two plans can share them); `steps` do the rest. `library_bytes` is what
+    the vendor's transforms allocate for themselves.
     """
 
     method: str

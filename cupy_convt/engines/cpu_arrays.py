@@ -80,14 +80,16 @@ class Pieces:
     def _real_bias(self, bias: Array) -> Array:
         """The bias (planes of n, g, c); adding zero turns a negative zero into the positive one sums start from."""
         grouped = bias.reshape(1, self.problem.groups, -1)
+        planes: Array
         if self.real.planes == 2:
-            return np.concatenate([grouped.real, grouped.imag]) + self.dtype.type(0)
-        if self.complex_weight:
-            planes = np.stack([grouped.real, grouped.imag], axis=-1)
-            return planes.reshape(1, self.problem.groups, -1) + self.dtype.type(0)
-        out = np.empty(grouped.shape, self.dtype)
-        np.copyto(out, grouped) if grouped.dtype == self.dtype else from_half(grouped, out)
-        return np.add(out, self.dtype.type(0))
+            planes = np.concatenate([grouped.real, grouped.imag])
+        elif self.complex_weight:
+            planes = np.stack([grouped.real, grouped.imag], axis=-1).reshape(1, self.problem.groups, -1)
+        else:
+            planes = np.empty(grouped.shape, self.dtype)
+            np.copyto(planes, grouped) if grouped.dtype == self.dtype else from_half(grouped, planes)
+        planes += self.dtype.type(0)
+        return planes
 
     def fill_inputs(self, dest: Array, items: slice, channels: slice, start: int) -> None:
         """Fill dest (n, c, i) with x[items, channels, start : start + its length], zero outside the range of x."""

@@ -17,6 +17,7 @@ loudest part of a block, not of a sample, and a NaN spreads over its block.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -74,7 +75,7 @@ def active_residues(problem: Problem) -> list[tuple[int, int, int, int]]:
     return sorted(found)
 
 
-def _complex(array: Array) -> np.dtype[np.complexfloating]:  # type: ignore[type-arg]
+def _complex(array: Array) -> np.dtype[Any]:
     return np.result_type(array.dtype, np.complex64)
 
 

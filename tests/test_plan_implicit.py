@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""Plans of the implicit GEMM: coverage of the result, limits, defines, predicted times, compiled resources."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cupy_convt.core import cost_implicit, implicit_tiles, plan_implicit
+from cupy_convt.core.device import PRESETS, DeviceSpec
+from cupy_convt.core.launch import Launch, Stride
+from cupy_convt.core.problem import Problem
+from cupy_convt.engines.source import kernel_directory, kernel_source
+from tests.emulator import nvrtc
+
+H200, T4 = replace(PRESETS["h200"], three_tf32=True), PRESETS["t4"]
+RESOURCES = Path(__file__).parent / "resources_implicit.json"
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+VOCODER = Problem(1, 512, 862, 256, 16, 8, p_left=4, p_right=4)
+IEEE = replace(VOCODER, precision="ieee")
+DTYPES = tuple(implicit_tiles.TILES)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    groups, dtype = draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from(DTYPES))
+    return Problem(
+        batch=draw(st.integers(1, 3)),
+        c_in=groups * draw(st.integers(1, 40)),
+        l_in=draw(st.one_of(st.integers(1, 6), st.integers(1, 90), st.integers(500, 600))),
+        c_out=groups * draw(st.integers(1, 20)),
+        kernel_size=draw(st.integers(1, 30)),
+        stride=draw(st.integers(1, 9)),
+        dilation=draw(st.integers(1, 7)),
+        groups=groups,
+        p_left=draw(st.integers(-30, 60)),
+        p_right=draw(st.integers(-30, 60)),
+        x_dtype=dtype,
+        weight_dtype=dtype,
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_columns_hold_every_sample_once_and_every_input_that_it_sees(problem: Problem):
+    assume(problem.l_out > 0)
+    line, phases, l_in = implicit_tiles.line(problem), problem.phases, problem.l_in
+    taps = {first * problem.dilation % problem.stride: first for first in range(len(phases.active))}
+    residues = [(r, taps[r] * problem.dilation if r in taps else r) for r in range(problem.stride)]
+    columns = range(line.first_u, line.first_u + line.columns)
+    written = Counter(u * problem.stride + lead - problem.p_left for u in columns for _, lead in residues)
+    assert all(written[t] == 1 for t in range(problem.l_out))
+    # a look back beyond the row's first column ends in zeros: those before x, found at the end of the row before
+    for u in columns:
+        samples = [u * problem.stride + first * problem.dilation - problem.p_left for first in taps.values()]
+        if not any(0 <= t < problem.l_out for t in samples):
+            continue
+        for m in range(phases.max_taps):
+            place = u - m * phases.input_step
+            if place < line.first_u:
+                before = place + line.columns
+                assert (place < 0 and before >= l_in) or place >= l_in, (problem, u, m)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_row_tiles_hold_every_channel_and_phase_once(problem: Problem):
+    for tile in implicit_tiles.TILES[problem.x_dtype]:
+        rows, phases = implicit_tiles.split(problem, tile), len(problem.phases.active)
+        assert rows.channels * rows.phases <= tile.rows
+        assert (rows.channel_tiles - 1) * rows.channels < problem.c_out_group <= rows.channel_tiles * rows.channels
+        assert (rows.phase_tiles - 1) * rows.phases < phases <= rows.phase_tiles * rows.phases
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_launches_stay_within_the_limits(problem: Problem):
+    assume(problem.l_out > 0)
+    plans = plan_implicit.candidates(problem, H200, 1 << 40)
+    assert len(plans) == len(implicit_tiles.tiles(problem, H200))
+    for plan in plans:
+        for launch in plan.launches:
+            assert 0 < launch.grid < 2**31 and launch.block <= 1024
+            assert launch.shared_bytes <= 227 << 10
+            assert launch.variant in plan_implicit.variants()
+        reach = (implicit_tiles.panel_taps(problem) - 1) * problem.phases.input_step
+        assert 0 <= reach <= implicit_tiles.HALO
+        assert cost_implicit.seconds(problem, plan, H200) > H200.launch_seconds
+
+
+def test_every_dtype_has_plans_and_every_variant_a_plan():
+    emitted = {
+        launch.variant
+        for dtype in DTYPES
+        for precision in (None, "tf32")
+        for plan in plan_implicit.candidates(
+            replace(VOCODER, x_dtype=dtype, weight_dtype=dtype, precision=precision), H200, 1 << 40
+        )
+        for launch in plan.launches
+    }
+    assert emitted == set(plan_implicit.variants())
+
+
+def test_defines_are_those_that_the_sources_ask_for():
+    for kernel, defines in plan_implicit.variants():
+        asked = set(re.findall(r"#ifndef (CONVT_\w+)\n#error", (kernel_directory() / f"{kernel}.cu").read_text()))
+        assert asked == {name for name, _ in defines}
+
+
+def test_what_it_does_not_take():
+    assert "operation" not in plan_implicit.why_not(VOCODER, H200)
+    assert "weight_grad" in plan_implicit.why_not(replace(VOCODER, operation="weight_grad"), H200)
+    assert "one dtype" in plan_implicit.why_not(replace(VOCODER, x_dtype="complex64"), H200)
+    assert "2^23" in plan_implicit.why_not(replace(VOCODER, dilation=2**23 + 1), H200)
+    assert "columns" in plan_implicit.why_not(replace(VOCODER, l_in=2**30), H200)
+    assert "tiles" in plan_implicit.why_not(replace(VOCODER, batch=2**27), H200)
+    assert plan_implicit.candidates(replace(VOCODER, batch=0), H200, 1 << 40) == ()
+    assert plan_implicit.candidates(VOCODER, H200, 1 << 20) == ()  # 8 MiB of packed weights
+
+
+def test_plan_of_a_vocoder_layer():
+    plan, small = plan_implicit.candidates(IEEE, H200, 256 << 20)
+    assert (plan.name, small.name) == ("gemm/implicit/fma-64x128", "gemm/implicit/fma-32x64")
+    (product,), (pack,) = plan.steps, plan.packing_steps
+    assert isinstance(product, Launch) and isinstance(pack, Launch)
+    assert plan.packed[0].bytes == 4 * prod(VOCODER.weight_shape)  # nothing is padded
+    assert product.grid == 32 * 7  # 2048 rows, 863 columns
+    assert product.arguments[4:8] == (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
+    assert plan.workspaces == ()
+    longer = plan_implicit.candidates(replace(IEEE, l_in=1000, p_left=2), H200, 256 << 20)[0]
+    assert plan.packing_key == longer.packing_key != small.packing_key
+    assert plan.packing_key != plan_implicit.candidates(replace(IEEE, stride=4), H200, 256 << 20)[0].packing_key
+
+
+def test_precision_and_device_decide_on_the_arithmetic():
+    def units(problem: Problem, device: DeviceSpec) -> set[str]:
+        plans = plan_implicit.candidates(problem, device, 256 << 20)
+        return {plan.variant.removeprefix("implicit/").split("-")[0] for plan in plans}
+
+    assert units(VOCODER, H200) == {"3xtf32", "fma"}
+    assert units(VOCODER, PRESETS["h200"]) == {"fma"}
+    assert units(IEEE, H200) == {"fma"}
+    assert units(replace(VOCODER, precision="tf32"), H200) == {"tf32", "fma"}
+    assert units(VOCODER, T4) == {"fma"}
+    half = replace(VOCODER, x_dtype="float16", weight_dtype="float16")
+    assert units(half, H200) == {"mma"}
+    assert units(half, T4) == set()
+    assert "sm_80" in plan_implicit.why_not(half, T4)
+
+
+def test_predicted_times_of_a_vocoder_layer():
+    plan, small = plan_implicit.candidates(IEEE, H200, 256 << 20)
+    floor = VOCODER.flops / H200.fp32
+    assert floor < cost_implicit.seconds(VOCODER, plan, H200) < 3 * floor
+    assert cost_implicit.seconds(VOCODER, small, H200) > floor
+    for precision in (None, "tf32"):
+        problems = [replace(VOCODER, l_in=length, precision=precision) for length in range(600, 1200, 7)]
+        plans = [plan_implicit.candidates(problem, H200, 256 << 20)[0] for problem in problems]
+        times = [cost_implicit.seconds(problem, plan, H200) for problem, plan in zip(problems, plans, strict=True)]
+        assert all(abs(b / a - 1) < 0.15 for a, b in pairwise(times))
+
+
+# ---- compiled resources: python -m tests.test_plan_implicit rewrites the table --------------------------------------
+
+
+def label(kernel: str, defines: tuple[tuple[str, str | int], ...]) -> str:
+    return " ".join((kernel, *(f"{name.removeprefix('CONVT_')}={value}" for name, value in defines)))
+
+
+def compiled_resources() -> dict[str, Any]:
+    """Registers, by variant and architecture."""
+    table: dict[str, dict[str, int]] = {}
+    for kernel, defines in plan_implicit.variants():
+        row = table[label(kernel, defines)] = {}
+        first = ARCHITECTURES.index("sm_80") if kernel == "implicit_gemm_mma" else 0
+        for architecture in set(ARCHITECTURES[first:]) & set(nvrtc.supported_architectures()):
+            found = nvrtc.compile_kernel(kernel_source(kernel), kernel, dict(defines), architecture)
+            assert (found.stack, found.spill_stores, found.spill_loads) == (0, 0, 0), found
+            assert not found.warnings, found
+            row[architecture] = found.registers
+    return {"nvrtc": list(nvrtc.version()), "registers": table}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not nvrtc.available(), reason="no libnvrtc with headers")
+def test_resources_do_not_drift():
+    kept, found = json.loads(RESOURCES.read_text()), compiled_resources()
+    assert kept["registers"].keys() == found["registers"].keys()
+    if kept["nvrtc"] == found["nvrtc"]:
+        assert kept["registers"] == found["registers"]
+
+
+if __name__ == "__main__":
+    RESOURCES.write_text(json.dumps(compiled_resources(), indent=1, sort_keys=True) + "\n")

@@ -24,6 +24,10 @@ Array = npt.NDArray[Any]
 Call = Callable[[], Array]
 
 
+#: upfirdn visits every tap of every sample of the result, in x or not; beyond so many it is not worth waiting for.
+UPFIRDN_STEPS = 2 * 10**10
+
+
 @dataclass(frozen=True)
 class Arrays:
     """The arguments of one row."""
@@ -102,6 +106,8 @@ def upfirdn_call(workload: Workload, arrays: Arrays) -> Call | None:
     from scipy.signal import upfirdn
 
     problem = workload.problem()
+    if problem.l_out * problem.phases.max_taps > UPFIRDN_STEPS:
+        return None
     taps, bias = arrays.weight[0, 0], arrays.bias[0]
 
     def call() -> Array:

@@ -67,7 +67,8 @@ def summary_table(data: dict[str, Any]) -> str:
     """Ratios by kind of row: how many times faster than each rival."""
     rows = own_rows(data)
     lines = [
-        "Times faster than each rival, least / **median** / most over the rows of a kind (below 1: slower):",
+        "Times faster than each rival, its fastest run over ours: least / **median** / most over the rows of a kind",
+        "(below 1: slower).",
         "",
         "| rows | " + " | ".join(RIVALS.values()) + " |",
         "|---|" + "---|" * len(RIVALS),
@@ -86,8 +87,10 @@ def summary_table(data: dict[str, Any]) -> str:
 def full_table(data: dict[str, Any]) -> str:
     """Every row: what ran, its time and spread, and the ratio to each rival."""
     lines = [
-        "| row | dtype | chosen | ms | spread | prepared | " + " | ".join(RIVALS.values()) + " | largest difference |",
-        "|---|---|---|---|---|---|" + "---|" * (len(RIVALS) + 1),
+        "| row | dtype | chosen | ms | spread | prepared | PyTorch, medians | "
+        + " | ".join(RIVALS.values())
+        + " | largest difference |",
+        "|---|---|---|---|---|---|---|" + "---|" * (len(RIVALS) + 1),
     ]
     for row in data["rows"]:
         ours = row["ours"]
@@ -100,6 +103,7 @@ def full_table(data: dict[str, Any]) -> str:
             f"{ours['median_ms']:.3g}",
             f"{100 * spread:.0f} %",
             f"{ours['median_ms'] / ahead:.2f}" if ahead else "-",
+            f"{row['rivals']['torch']['median_ratio']:.2f}",
             *(f"{row['rivals'][name]['ratio']:.2f}" if name in row["rivals"] else "-" for name in RIVALS),
             f"{max(rival['error'] for rival in row['rivals'].values()):.0e}",
         ]

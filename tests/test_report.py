@@ -28,7 +28,7 @@ def row(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
         "scaled": "",
         "chosen": "gemm/rows",
         "ours": {"median_ms": 2.0, "iqr_ms": 0.1},
-        "rivals": {"torch": {"ratio": ratio, "error": 1e-6}},
+        "rivals": {"torch": {"ratio": ratio, "median_ratio": ratio, "error": 1e-6}},
         "ratio": ratio,
         "predicted_ms": 2.0,
     } | changes

@@ -13,7 +13,7 @@ from typing import Any
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.dispatch import choose
-from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
 from cupy_convt.core.geometry import output_length as _output_length
 from cupy_convt.core.problem import is_complex
 from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy, weight_like
@@ -44,6 +44,8 @@ __all__ = [
 
 _NO_CROP = (0, 0)
 _PLAIN = (int, str, type(None))
+#: For plain ints, strings and None only: a cache takes True and 1.0 for 1.
+_cached_geometry = lru_cache(maxsize=1024)(make_geometry)
 
 
 def conv_transpose1d(
@@ -111,51 +113,21 @@ def conv_transpose1d(
         if array is not None or name in ("x", "weight"):
             array_kind(name, array)
     plain = (stride, padding, output_padding, groups, dilation, output_size, method, precision, activation)
-    if crop is _NO_CROP and all(type(value) in _PLAIN for value in plain):
-        geometry = _plain_geometry(*plain, x.ndim)
-    else:
-        geometry = make_geometry(
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            output_size=output_size,
-            crop=crop,
-            method=method,
-            precision=precision,
-            activation=activation,
-            x_ndim=x.ndim,
-        )
-    return Operator(weight, bias, geometry, keep=False)(x, out)
-
-
-@lru_cache(maxsize=1024)
-def _plain_geometry(
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: Any,
-    dilation: Any,
-    output_size: Any,
-    method: Any,
-    precision: Any,
-    activation: Any,
-    x_ndim: int,
-) -> Geometry:
-    """make_geometry for arguments that are plain ints, strings and None, which a cache does not mistake for others."""
-    return make_geometry(
+    cacheable = crop is _NO_CROP and all(type(value) in _PLAIN for value in plain)
+    geometry = (_cached_geometry if cacheable else make_geometry)(
         stride,
         padding,
         output_padding,
         groups,
         dilation,
         output_size=output_size,
+        crop=crop,
         method=method,
         precision=precision,
         activation=activation,
-        x_ndim=x_ndim,
+        x_ndim=x.ndim,
     )
+    return Operator(weight, bias, geometry, keep=False)(x, out)
 
 
 def prepare(

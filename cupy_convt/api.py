@@ -12,14 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.dispatch import choose
-from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
-from cupy_convt.core.geometry import output_length as _output_length
+from cupy_convt.core.geometry import Operand, make_geometry, make_problem
 from cupy_convt.core.problem import is_complex
+from cupy_convt.definition import output_length, reference
 from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy, weight_like
 from cupy_convt.engines.source import kernel_directory
 from cupy_convt.explain import Explanation
-from cupy_convt.prepared import Operator, array_kind, check_kinds, current_limit, operand_of, workspace_limit
+from cupy_convt.prepared import Operator, array_kind, check_kinds, chosen, operand_of, workspace_limit
 
 __all__ = [
     "Explanation",
@@ -64,6 +63,7 @@ def conv_transpose1d(
     precision: str | None = None,
     out: Any = None,
     activation: Any = None,
+    batch_invariant: bool = False,
 ) -> Any:
     """Transposed 1-D convolution, the operator of torch.nn.functional.conv_transpose1d.
 
@@ -91,6 +91,9 @@ def conv_transpose1d(
         precision: for float32: None, error within the float32 bound; "ieee", IEEE multiply-adds only; "tf32", TF32
             products are allowed.
         out: array for the result; it may not overlap an input.
+        batch_invariant: whether an item's bits must be those that it gets alone, whatever the batch and its neighbours:
+            the method is chosen for one item, and plans that cannot promise it run item by item. (Any batch of a
+            plan is deterministic.)
         activation: None, "relu", "leaky_relu" (slope 0.01), ("leaky_relu", slope) or "tanh", applied after the bias.
 
     Shape:
@@ -104,8 +107,8 @@ def conv_transpose1d(
     that real and complex of one precision may mix. Half types are summed in float32 and rounded once.
 
     Raises:
-        TypeError: an argument is not an array of one kind on one device, not an int where one is wanted, or of an
-            unsupported or different dtype.
+        TypeError: an argument is not an array of one kind on one device, not an int or bool where one is wanted, or
+            of an unsupported or different dtype.
         ValueError: a shape or value is out of range, the method cannot take the problem, L_out would be below 1.
     """
     named = [("x", x), ("weight", weight), ("bias", bias), ("out", out)]
@@ -113,7 +116,7 @@ def conv_transpose1d(
         if array is not None or name in ("x", "weight"):
             array_kind(name, array)
     plain = (stride, padding, output_padding, groups, dilation, output_size, method, precision, activation)
-    cacheable = crop is _NO_CROP and all(type(value) in _PLAIN for value in plain)
+    cacheable = crop is _NO_CROP and type(batch_invariant) is bool and all(type(value) in _PLAIN for value in plain)
     geometry = (_cached_geometry if cacheable else make_geometry)(
         stride,
         padding,
@@ -125,6 +128,7 @@ def conv_transpose1d(
         method=method,
         precision=precision,
         activation=activation,
+        batch_invariant=batch_invariant,
         x_ndim=x.ndim,
     )
     return Operator(weight, bias, geometry, keep=False)(x, out)
@@ -144,6 +148,7 @@ def prepare(
     method: str = "auto",
     precision: str | None = None,
     activation: Any = None,
+    batch_invariant: bool = False,
 ) -> Operator:
     """The operator with its weight packed once: `op = prepare(weight, bias, stride=2)`, then `op(x)`, `op(x, out=y)`.
 
@@ -163,6 +168,7 @@ def prepare(
         method=method,
         precision=precision,
         activation=activation,
+        batch_invariant=batch_invariant,
     )
     # An input of the least length that certainly gives a result shows everything that does not depend on x.
     span = weight.shape[-1] * geometry.dilation if weight.ndim == 3 else 1
@@ -193,6 +199,7 @@ def explain(
     method: str = "auto",
     precision: str | None = None,
     activation: Any = None,
+    batch_invariant: bool = False,
 ) -> Explanation:
     """What conv_transpose1d would do with arrays of these shapes, and why: print it.
 
@@ -217,75 +224,9 @@ def explain(
         method=method,
         precision=precision,
         activation=activation,
+        batch_invariant=batch_invariant,
         x_ndim=len(x_shape),
     )
     operands = Operand(tuple(x_shape), str(dtype)), Operand(tuple(weight_shape), str(weight_dtype or dtype))
     problem = make_problem(geometry, *operands, None)
-    return Explanation(choose(problem, device_spec(device), geometry.method, current_limit()))
-
-
-def output_length(
-    l_in: int,
-    kernel_size: int,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: Any = 1,
-    dilation: Any = 1,
-    *,
-    output_size: Any = None,
-    crop: Any = (0, 0),
-) -> int:
-    """L_out in samples of an input of `l_in` samples; `groups` has no influence on it.
-
-    >>> import cupy_convt as ct
-    >>> ct.output_length(87, 16, stride=8, padding=4)
-    696
-
-    Raises:
-        TypeError: an argument is not an int.
-        ValueError: a value is out of range, or L_out would be below 1.
-    """
-    geometry = make_geometry(stride, padding, output_padding, groups, dilation, output_size=output_size, crop=crop)
-    return _output_length(geometry, integer("l_in", l_in), integer("kernel_size", kernel_size))
-
-
-def reference(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: Any = 1,
-    dilation: Any = 1,
-    *,
-    output_size: Any = None,
-    crop: Any = (0, 0),
-    activation: Any = None,
-) -> Any:
-    """The definition as loops, in float64 or complex128, on NumPy arrays: slow; every method is tested against it.
-
-    Arguments, shapes and errors are those of :func:`conv_transpose1d`.
-    """
-    from cupy_convt.engines.cpu import reference as loops
-
-    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
-        if (array is not None or name != "bias") and array_kind(name, array) != "numpy":
-            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
-    geometry = make_geometry(
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        output_size=output_size,
-        crop=crop,
-        activation=activation,
-        x_ndim=x.ndim,
-    )
-    if bias is not None and is_complex(bias.dtype.name) and not is_complex(x.dtype.name):
-        weight = weight.astype(bias.dtype)
-    problem = make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias))
-    result = loops(problem, x if x.ndim == 3 else x[None], weight, bias)
-    return result if x.ndim == 3 else result[0]
+    return Explanation(chosen(problem, device_spec(device), geometry))

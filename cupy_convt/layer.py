@@ -33,6 +33,7 @@ class ConvTranspose1d:
         padding_mode: "zeros", the only one there is.
         device: None or "cpu", NumPy arrays; "cuda" or "cuda:N", CuPy arrays.
         dtype: a dtype or its name; None is float32.
+        batch_invariant: as :func:`cupy_convt.conv_transpose1d`.
 
     Attributes:
         weight: (in_channels, out_channels // groups, kernel_size).
@@ -63,10 +64,12 @@ class ConvTranspose1d:
         padding_mode: str = "zeros",
         device: str | None = None,
         dtype: Any = None,
+        *,
+        batch_invariant: bool = False,
     ) -> None:
         sizes = [("in_channels", in_channels), ("out_channels", out_channels), ("kernel_size", kernel_size)]
         self.in_channels, self.out_channels, taps = (api.positive(name, value) for name, value in sizes)
-        geometry = api.make_geometry(stride, padding, output_padding, groups, dilation)
+        geometry = api.make_geometry(stride, padding, output_padding, groups, dilation, batch_invariant=batch_invariant)
         if geometry.output_padding >= max(geometry.stride, geometry.dilation):
             raise ValueError(
                 f"output_padding: expected smaller than either stride = {geometry.stride} or "
@@ -81,7 +84,7 @@ class ConvTranspose1d:
         self.stride, self.dilation = (geometry.stride,), (geometry.dilation,)
         self.padding: tuple[int] | str = geometry.padding if isinstance(geometry.padding, str) else (geometry.padding,)
         self.output_padding, self.groups = (geometry.output_padding,), geometry.groups
-        self.padding_mode = padding_mode
+        self.padding_mode, self.batch_invariant = padding_mode, geometry.batch_invariant
         self._operator: api.Operator | None = None
         self._place(device)
         self._initialise(bool(bias), api.to_dtype("float32" if dtype is None else dtype))
@@ -159,7 +162,7 @@ class ConvTranspose1d:
             TypeError, ValueError: as :func:`cupy_convt.conv_transpose1d`.
         """
         if self._operator is None:
-            names = ("stride", "padding", "output_padding", "groups", "dilation")
+            names = ("stride", "padding", "output_padding", "groups", "dilation", "batch_invariant")
             self._operator = api.prepare(self._weight, self._bias, **{name: getattr(self, name) for name in names})
         return self._operator(x, output_size=output_size)
 
@@ -208,6 +211,7 @@ class ConvTranspose1d:
             value = getattr(self, name)
             text += f", {name}={value!r}" if value != usual else ""
         text += "" if self._bias is not None else ", bias=False"
+        text += ", batch_invariant=True" if self.batch_invariant else ""
         return f"ConvTranspose1d({text})"
 
 

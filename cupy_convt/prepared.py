@@ -12,10 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
-from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, AnyPlan, Choice, choose
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, Choice, choose
 from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.engines import Engine, engine_of, kind_of
+from cupy_convt.engines.items import run_by_item
 from cupy_convt.explain import Explanation
 
 #: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
@@ -128,6 +130,15 @@ class _Call:
 _calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
 
 
+def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry) -> Choice:
+    """What runs here and now.
+
+    Raises:
+        ValueError: the method asked for cannot take the problem.
+    """
+    return choose(problem, device, geometry.method, current_limit(), geometry.batch_invariant)
+
+
 class Operator:
     """A weight, a bias and a geometry, ready to be called on inputs of any batch and length.
 
@@ -169,7 +180,7 @@ class Operator:
         if call.choice is not None:
             if os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
                 _explain_once(call.choice)
-            self._execute(call, call.choice.plan, x, result)
+            self._execute(call, call.choice, x, result)
         return result
 
     def explain(self, x_shape: tuple[int, ...], dtype: str | None = None) -> Explanation:
@@ -177,7 +188,7 @@ class Operator:
         operand = Operand(tuple(x_shape), dtype or self.weight.dtype.name)
         problem = make_problem(self.geometry, operand, operand_of(self.weight), operand_of(self.bias))
         engine = engine_of(array_kind("weight", self.weight))
-        return Explanation(choose(problem, engine.device(), self.geometry.method, current_limit()))
+        return Explanation(chosen(problem, engine.device(), self.geometry))
 
     def _decide(self, kind: str, complaint: str | None, geometry: Geometry, x: Any) -> _Call:
         """Every refusal and the choice, remembered by what they depend on."""
@@ -193,14 +204,15 @@ class Operator:
         if problem.has_bias and is_complex(self.bias.dtype.name) and not is_complex(problem.out_dtype):
             self.weight = self.weight.astype(self.bias.dtype)  # a real product with a complex bias: rare, so promoted
             problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias))
-        choice = choose(problem, device, geometry.method, limit) if problem.batch else None
+        choice = chosen(problem, device, geometry) if problem.batch else None
         call = _Call(engine, problem, choice, problem.out_shape if x.ndim == 3 else problem.out_shape[1:])
         _calls[key] = call
         if len(_calls) > _CALLS:
             _calls.popitem(last=False)
         return call
 
-    def _execute(self, call: _Call, plan: AnyPlan, x: Any, out: Any) -> None:
+    def _execute(self, call: _Call, choice: Choice, x: Any, out: Any) -> None:
+        plan = choice.plan
         weight, bias = _native(self.weight), _native(self.bias)
         if bias is not None and bias.dtype != out.dtype:
             bias = bias.astype(out.dtype)
@@ -213,7 +225,10 @@ class Operator:
                     self._packed.popitem(last=False)
         if x.ndim == 2:
             x, out = x[None], out[None]
-        call.engine.run(call.problem, plan, _native(x), weight, bias, out, packed)
+        if choice.by_item:
+            run_by_item(call.engine, call.problem, plan, _native(x), weight, bias, out, packed)
+        else:
+            call.engine.run(call.problem, plan, _native(x), weight, bias, out, packed)
 
 
 _explained: set[Choice] = set()

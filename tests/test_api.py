@@ -10,6 +10,7 @@ import pytest
 import cupy_convt as ct
 from cupy_convt import api
 from cupy_convt.core.problem import DTYPES
+from cupy_convt.prepared import current_limit
 from tests.emulated import to_device as emulated
 
 RNG = np.random.default_rng(7)
@@ -290,10 +291,10 @@ def test_workspace_limit_is_checked_and_restored(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="nbytes: expected an int >= 0"), ct.workspace_limit(-1):
         pass
     with ct.workspace_limit(1 << 20):
-        assert api.current_limit() == 1 << 20
-    assert api.current_limit() == 256 << 20
+        assert current_limit() == 1 << 20
+    assert current_limit() == 256 << 20
     monkeypatch.setenv("CUPY_CONVT_WORKSPACE_LIMIT", "12345")
-    assert api.current_limit() == 12345
+    assert current_limit() == 12345
     monkeypatch.setenv("CUPY_CONVT_WORKSPACE_LIMIT", "lots")
     with pytest.raises(ValueError, match="CUPY_CONVT_WORKSPACE_LIMIT: expected a number of bytes, got 'lots'"):
         call()

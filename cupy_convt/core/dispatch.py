@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -46,7 +46,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The plan that will run and the ranking it comes from, fastest first."""
+    """The plan that will run and the ranking it comes from, fastest first.
+
+    `by_item`: the plan is for one item of the batch and runs once for each.
+    """
 
     problem: Problem
     device: DeviceSpec
@@ -54,6 +57,7 @@ class Choice:
     workspace_limit: int
     plan: AnyPlan
     ranking: tuple[Candidate, ...]
+    by_item: bool = False
 
     @property
     def method(self) -> str:
@@ -89,15 +93,22 @@ def _reason(plan: AnyPlan, time: float, best: float, limit: int) -> str:
 
 @lru_cache(maxsize=1024)
 def choose(
-    problem: Problem, device: DeviceSpec, method: str = "auto", workspace_limit: int = DEFAULT_WORKSPACE_LIMIT
+    problem: Problem,
+    device: DeviceSpec,
+    method: str = "auto",
+    workspace_limit: int = DEFAULT_WORKSPACE_LIMIT,
+    batch_invariant: bool = False,
 ) -> Choice:
     """Pick the plan of least predicted time among those within the workspace limit.
 
     The ranking holds every method whichever was asked for; `method` restricts only what may be picked.
+    `batch_invariant`: an item of the batch gets the bits that it would get alone.
 
     Raises:
         ValueError: the method asked for cannot take the problem, or only with more workspace than the limit.
     """
+    if batch_invariant:
+        return _for_any_batch(problem, device, method, workspace_limit)
     timed: list[tuple[float, AnyPlan]] = []
     refused: list[Candidate] = []
     for name in ("direct", "gemm", "fft"):
@@ -115,3 +126,33 @@ def choose(
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in ranking if row.method == method)
         raise ValueError(f"method: expected one that can take {problem}, got {method!r} ({reasons})")
     return Choice(problem, device, method, workspace_limit, eligible[0][1], tuple(ranking))
+
+
+def _for_any_batch(problem: Problem, device: DeviceSpec, method: str, limit: int) -> Choice:
+    """The plan that an item would take alone, whatever the batch.
+
+    A plan of a known order of sums gives way to the fastest one of that order for the whole batch. Any other runs once
+    for each item, since libraries choose their order by the size of what they are handed.
+    """
+    item = choose(replace(problem, batch=1), device, method, limit)
+    together: dict[str, tuple[float, AnyPlan]] = {}
+    for name in ("direct", "gemm", "fft"):
+        for plan in _plans(problem, device, name, limit)[0]:
+            if plan.sum_order and plan.workspace_bytes <= limit:
+                timed = cost.seconds(problem, plan, device), plan
+                together[plan.sum_order] = min(together.get(plan.sum_order, timed), timed, key=lambda pair: pair[0])
+    rows: dict[AnyPlan | None, Candidate] = {}
+    ran: dict[AnyPlan, AnyPlan] = {}
+    for row in item.ranking:
+        if row.plan is None or row.seconds is None:
+            rows[None] = row
+        elif row.plan.sum_order in together:
+            time, plan = together[row.plan.sum_order]
+            ran[row.plan] = plan
+            rows.setdefault(plan, Candidate(row.method, plan, time, f"{row.reason}, for an item"))
+        else:
+            reason = f"{row.reason}, for an item; item by item"
+            rows[row.plan] = Candidate(row.method, row.plan, problem.batch * row.seconds, reason)
+    plan = ran.get(item.plan, item.plan)
+    by_item = item.plan not in ran
+    return Choice(problem, device, method, limit, plan, tuple(rows.values()), by_item)

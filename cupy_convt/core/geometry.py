@@ -38,6 +38,7 @@ class Geometry:
     method: str = "auto"
     precision: str | None = None
     activation: tuple[str, float] | None = None
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,13 @@ def make_geometry(
     method: Any = "auto",
     precision: Any = None,
     activation: Any = None,
+    batch_invariant: Any = False,
     x_ndim: int | None = None,
 ) -> Geometry:
     """Refusals 1 to 9 of the interface (those that need no shape but x's number of axes).
 
     Raises:
-        TypeError: an integer argument is a float, a bool or a string.
+        TypeError: an integer argument is a float, a bool or a string, or batch_invariant is not a bool.
         ValueError: a value is out of range, or a name unknown.
     """
     stride, output_padding, dilation = (
@@ -124,6 +126,9 @@ def make_geometry(
     groups = integer("groups", groups)
     size = None if output_size is None else _integers("output_size", output_size)
     pair = _integers("crop", crop)
+    if not isinstance(batch_invariant, bool):
+        kind = type(batch_invariant).__name__
+        raise TypeError(f"batch_invariant: expected a bool, got {batch_invariant!r} of type {kind}")
     if x_ndim is not None and x_ndim not in (2, 3):
         raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x_ndim}")
     _at_least("groups", groups, 1)
@@ -149,8 +154,9 @@ def make_geometry(
             raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
     if isinstance(padding, str) and padding not in PADDING_NAMES:
         raise ValueError(f"padding: expected an int or one of {', '.join(map(repr, PADDING_NAMES))}, got {padding!r}")
+    fused = _activation(activation)
     return Geometry(
-        stride, padding, output_padding, groups, dilation, size, pair, method, precision, _activation(activation)
+        stride, padding, output_padding, groups, dilation, size, pair, method, precision, fused, batch_invariant
     )
 
 

@@ -194,7 +194,8 @@ class Plan:
 
     `packing_steps` turn the weight into the buffers of `packed`, which depend on nothing else and may be kept as long
     as the weight is (`packing_key` says when two plans can share them); `steps` do the rest. `library_bytes` is what
-    the vendor's transforms allocate for themselves.
+    the vendor's transforms allocate for themselves. Plans of one `sum_order`, not empty, add up the products of a
+    sample in one order, whatever the batch, the tile and the place of the sample: they give it the same bits.
     """
 
     method: str
@@ -207,6 +208,7 @@ class Plan:
     packing_key: tuple[object, ...] = ()
     library_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
+    sum_order: str = ""
 
     @property
     def workspace_bytes(self) -> int:

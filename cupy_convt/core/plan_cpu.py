@@ -30,6 +30,7 @@ class CpuPlan:
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
     and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `fft_length` the points of a transform.
     Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
+    Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
     """
 
     method: str
@@ -44,6 +45,7 @@ class CpuPlan:
     packing_key: tuple[object, ...] = ()
     packed_bytes: int = 0
     notes: tuple[str, ...] = ()
+    sum_order: str = ""
 
     @property
     def name(self) -> str:
@@ -103,6 +105,7 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
             workspace_bytes=tile * real.item * _workers(device) + packed,
             packing_key=("real", *_packing(problem)) if packed else (),
             packed_bytes=packed,
+            sum_order="taps",
         )
     ]
 

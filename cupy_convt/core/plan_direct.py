@@ -84,7 +84,7 @@ def _gather(problem: Problem) -> Plan:
     grid = ceil_div(rows, rows_per_block) * row_tiles
     defines = _defines(problem.x_dtype, problem.weight_dtype)
     launch = Launch("direct_gather", defines, grid, GATHER_BLOCK, 0, arguments)
-    return Plan("direct", "gather", (launch,) if rows else ())
+    return Plan("direct", "gather", (launch,) if rows else (), sum_order="taps")
 
 
 # ---- stream ---------------------------------------------------------------------------------------------------------
@@ -233,4 +233,4 @@ def _stream(problem: Problem, tile: StreamTile) -> Plan:
         f"tile {tile.batch} x {tile.q_groups * group_length(problem)} inputs, {tile.residue_tile} of {problem.stride}"
         f" residues, {tile.channel_tile} of {problem.c_out_group} channels",
     )
-    return Plan("direct", "stream", (launch,), notes=notes)
+    return Plan("direct", "stream", (launch,), notes=notes, sum_order="taps")

@@ -155,4 +155,5 @@ def _plan(problem: Problem, tile: Tile) -> Plan:
         packed=(packed,),
         packing_key=("implicit", tile.kernel, tile.rows, rows, *geometry),
         notes=notes,
+        sum_order=tile.variant if tile.products else tile.unit,
     )

@@ -30,6 +30,9 @@ class Engine(Protocol):
     def overlaps(self, a: Any, b: Any) -> bool:
         """Whether two arrays share memory."""
 
+    def settled(self, plan: Any, x: Any) -> Any:
+        """x itself, or a copy wherever the plan's way of summing may depend on the address of x."""
+
     def pack(self, problem: Problem, plan: Any, weight: Any) -> Any:
         """What plan.packing_key names: the weight in the form that the plan reads."""
 

@@ -125,20 +125,15 @@ class Scratch:
         return buffer[:size].view(dtype).reshape(shape)
 
 
-def _quiet() -> np.errstate:
-    """NaN and Inf in the input are the caller's; they pass through without warnings, as on a GPU."""
-    return np.errstate(over="ignore", under="ignore", invalid="ignore")
-
-
 _local = threading.local()
 
 
 @contextmanager
 def _scratch() -> Iterator[Scratch]:
-    """The calling thread's working memory; overflow and NaN pass in silence, as they do in every other engine."""
+    """The calling thread's working memory; NaN and Inf are the caller's and pass in silence, as on a GPU."""
     scratch: Scratch = _local.__dict__.pop("scratch", None) or Scratch()
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             yield scratch
     finally:
         scratch.end_of_call()
@@ -148,16 +143,14 @@ def _scratch() -> Iterator[Scratch]:
 def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel: bool, products: bool) -> None:
     """Call `work` on every tile, on all cores when `parallel`; `products`: the work calls BLAS."""
     if not parallel or cores() == 1 or (products and _blas_thread_calls() is None):
-        scratch = Scratch()
-        with _quiet():
+        with _scratch() as scratch:
             for tile in tiles:
                 work(tile, scratch)
         return
     source, lock = iter(tiles), threading.Lock()
 
     def drain() -> None:
-        scratch = Scratch()
-        with _quiet():
+        with _scratch() as scratch:
             while True:
                 with lock:
                     tile = next(source, None)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Products phase by phase: forms of the short filters, and how their tiles are cut.
+
+Sample u s + f of the full response is a filter of J = ceil(K / s) taps on x itself, the same for every f:
+
+    F[u s + f] = sum_{m < J} w[f + m s] x[u - m]
+
+A form computes `outputs` consecutive u at once from `points` products of numbers that are sums of a few x with numbers
+that are sums of a few taps. Winograd's minimal filters F(m, r) give m outputs of r taps in m + r - 1 products instead of
+m r (S. Winograd, Arithmetic Complexity of Computations, SIAM 1980); with the points 0, 1, -1, infinity there are two of
+them, F(3, 2) and F(2, 3), and their only constant is 1/2. Longer filters are sections of r taps, summed where the
+products are, and a last section that is not full is padded with zeros. The form of one output and one tap is the plain
+sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupy_convt.core.problem import Problem, ceil_div
+from cupy_convt.core.rows_cpu import RealShape
+from cupy_convt.core.tiles_cpu import fit
+
+#: From this stride on a phase-minor order of the products has loops long enough to be read and written as they lie.
+PHASES_INNER_FROM = 32
+#: Numbers that the products of a tile may have, and those of x that go into them; both fit a second-level cache twice
+#: over, as measured best.
+MOST_RESULTS, MOST_INPUTS = 1 << 21, 1 << 20
+#: Columns below which a product is too narrow to be worth a tile of its own.
+LEAST_COLUMNS = 384
+
+
+@dataclass(frozen=True)
+class Form:
+    """F(outputs, section): so many outputs of so many taps at once."""
+
+    outputs: int
+    section: int
+
+    @property
+    def points(self) -> int:
+        """Products for each group of outputs."""
+        return self.outputs + self.section - 1
+
+    @property
+    def name(self) -> str:
+        """As plans are called."""
+        return "phases" if self.points == 1 else f"winograd{self.outputs}x{self.section}"
+
+    def sections(self, taps: int) -> int:
+        """Sections of a filter."""
+        return ceil_div(max(taps, 1), self.section)
+
+
+PLAIN = Form(1, 1)
+FORMS = (PLAIN, Form(3, 2), Form(2, 3))
+
+
+def phase_forms(problem: Problem) -> tuple[Form, ...]:
+    """Forms that pay for a problem: the plain one, and the minimal filter with the fewest products."""
+    taps = problem.phases.max_taps
+    if problem.dilation != 1 or problem.kernel_size < problem.stride:
+        return ()
+    minimal = min(FORMS[1:], key=lambda form: (form.points / form.outputs * form.sections(taps), form.sections(taps)))
+    if taps < 2 or problem.precision == "ieee":
+        return (PLAIN,)
+    return PLAIN, minimal
+
+
+def rows_of(problem: Problem) -> tuple[int, int]:
+    """The u of the first and past the last sample of the result."""
+    return problem.p_left // problem.stride, ceil_div(problem.p_left + problem.l_out, problem.stride)
+
+
+@dataclass(frozen=True)
+class PhaseTiles:
+    """Items, channels and groups of outputs in a tile, and the channels of one product within it."""
+
+    items: int
+    channels: int
+    groups: int
+    block: int
+
+
+def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseTiles:
+    """Tiles with at most about `most` numbers, a whole number of them for every worker where there are few.
+
+    Cutting channels makes the sums of x again for each part; cutting time reads the weight again for each part. Time is
+    cut first, down to LEAST_COLUMNS.
+    """
+    real = RealShape.of(problem)
+    first, stop = rows_of(problem)
+    groups = ceil_div(stop - first, form.outputs)
+    depth = form.points * form.sections(problem.phases.max_taps) * real.c_in * real.planes
+    columns = max(min(MOST_INPUTS, most // 2) // depth, min(LEAST_COLUMNS, most // (2 * depth)), 1)
+    group_tile, item_tile = fit(columns, (groups, 1), (problem.batch, 1))
+    parts = ceil_div(groups, group_tile) * ceil_div(problem.batch, item_tile) * problem.groups
+    while parts % workers and parts < 8 * workers and group_tile * item_tile > 2 * LEAST_COLUMNS:
+        if item_tile > 1:
+            item_tile = ceil_div(problem.batch, ceil_div(problem.batch, item_tile) + 1)
+        else:
+            group_tile = ceil_div(groups, ceil_div(groups, group_tile) + 1)
+        parts = ceil_div(groups, group_tile) * ceil_div(problem.batch, item_tile) * problem.groups
+    cuts = 1
+    while parts * cuts % workers and parts * cuts < 4 * workers and cuts < problem.c_out_group:
+        cuts += 1
+    channels = ceil_div(problem.c_out_group, cuts)
+    scale = real.c_out // problem.c_out_group
+    each = form.points * scale * problem.stride * group_tile * item_tile * real.planes
+    block = max(min(channels, min(MOST_RESULTS, most // 2) // each), 1)
+    return PhaseTiles(item_tile, channels, group_tile, ceil_div(channels, ceil_div(channels, block)))

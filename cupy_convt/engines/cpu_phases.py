@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""Dense layers phase by phase: products of sums of x with sums of taps, by the forms of core/phases_cpu.py.
+
+    d_j[ci, p]  = sums of x[ci, p outputs - section + 1 + j],  j < points        made once for each tile of time
+    m_j[(co, f), p] = sum_ci v_j[ci, (co, f)] d_j[ci, p]                          one product of matrices each
+    F[(p outputs + i) s + f] = bias + sums of m_j                                 added up where the samples belong
+
+With d = x[.. + 0], x[.. + 1], ... and taps g_0, g_1, ... in the order of ascending time:
+
+    d_0 - d_2,  d_1 + d_2,  d_2 - d_1,  d_3 - d_1       (the last with g_last)
+    g_0,  (sum of all g) / 2,  (the same with the odd ones negated) / 2,  g_last
+
+    F(3, 2): m_0 + m_1 + m_2,  m_1 - m_2,  m_1 + m_2 + m_3
+    F(2, 3): m_0 + m_1 + m_2,  m_1 - m_2 + m_3
+
+Against the overlap-add of cpu_dense.py, whose products are as many as the taps, a minimal filter has two thirds of
+the multiplications and, for two taps, two thirds of the numbers to be added up; it pays where products are most of the
+time, that is from some 64 input channels on. It needs its own form of the weight, which is what short inputs have no
+time for unless it is kept. The plain form pays for few channels, where adding up is most of the time: it leaves all
+of it to the product.
+
+An infinity or NaN reaches every sample of its group of outputs, and taps that are padding multiply it as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from cupy_convt.core.phases_cpu import PHASES_INNER_FROM, Form, rows_of
+from cupy_convt.core.plan_cpu import CpuPlan
+from cupy_convt.core.problem import Problem, ceil_div
+from cupy_convt.core.rows_cpu import RealShape
+from cupy_convt.engines.cpu_arrays import Pieces
+from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
+
+#: Numbers that the last step works on at a time, and elements of a packed weight below which one thread packs it.
+_IN_CACHE = 1 << 17
+_PACKED_BY_ONE = 1 << 16
+#: Elements of the longest run that is copied as one item.
+_LONGEST_ITEM = 64
+
+
+# ---- weight ---------------------------------------------------------------------------------------------------------
+
+
+def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
+    """v (points, g, section, ci, co, f) of a real weight (C_in', C_out'/g, K)."""
+    assert plan.form is not None
+    form, real = plan.form, RealShape.of(problem)
+    sections = form.sections(problem.phases.max_taps)
+    taps = weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
+    out = np.empty((form.points, problem.groups, sections, real.c_in, real.c_out, problem.stride), weight.dtype)
+    step = max(_PACKED_BY_ONE // max(real.c_out * problem.stride, 1), 1)
+    parts = ((g, slice(ci, ci + step)) for g in range(problem.groups) for ci in range(0, real.c_in, step))
+
+    def work(part: tuple[int, slice], scratch: Scratch) -> None:
+        for section in range(sections):
+            _pack_section(form, taps[part], section, out[:, part[0], section, part[1]], scratch)
+
+    for_each(work, parts, parallel=out.size > _PACKED_BY_ONE, products=False)
+    return out
+
+
+def _pack_section(form: Form, taps: Array, section: int, out: Array, scratch: Scratch) -> None:
+    """The sums of one section of taps (ci, co, K) into out (points, ci, co, f)."""
+
+    def tap(place: int, home: Array) -> Array:
+        """Tap g of the section, that is m = section's first + last - g."""
+        stride = home.shape[-1]
+        first = (section * form.section + form.section - 1 - place) * stride
+        count = min(max(taps.shape[-1] - first, 0), stride)
+        if count:
+            _copy_runs(taps[..., first : first + count], home[..., :count])
+        home[..., count:] = 0
+        return home
+
+    if form.points == 1:
+        tap(0, out[0])
+        return
+    low, even, odd, high = tap(0, out[0]), out[1], out[2], tap(form.section - 1, out[3])
+    half = out.dtype.type(0.5)
+    if form.section == 2:
+        np.add(low, high, out=even)
+        np.subtract(low, high, out=odd)
+    else:
+        middle = tap(1, scratch.get("taps", low.shape, low.dtype))
+        np.add(low, high, out=even)
+        np.subtract(even, middle, out=odd)
+        np.add(even, middle, out=even)
+    np.multiply(even, half, out=even)
+    np.multiply(odd, half, out=odd)
+
+
+def _copy_runs(source: Array, home: Array) -> None:
+    """Copy runs along the last axis, contiguous in both, each as one item: many times faster where runs are short."""
+    run, item = source.shape[-1], source.itemsize
+    if source.strides[-1] == home.strides[-1] == item and 1 < run <= _LONGEST_ITEM:
+        whole = np.dtype((np.void, run * item))
+        np.copyto(home.view(whole), source.view(whole))
+    else:
+        np.copyto(home, source)
+
+
+# ---- tiles ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhaseTile:
+    """Part of the result: items, one group, channels within it, groups of outputs counted from the first u."""
+
+    items: slice
+    group: int
+    channels: slice
+    outputs: slice
+
+
+def tiles(problem: Problem, plan: CpuPlan) -> Iterator[PhaseTile]:
+    """Tiles, the channels of one piece of x one after the other."""
+    assert plan.form is not None
+    first, stop = rows_of(problem)
+    groups, step = ceil_div(stop - first, plan.form.outputs), plan.row_tile // plan.form.outputs
+    for n in range(0, problem.batch, plan.batch_tile):
+        items = slice(n, min(n + plan.batch_tile, problem.batch))
+        for group in range(problem.groups):
+            for p in range(0, groups, step):
+                for c in range(0, problem.c_out_group, plan.channel_tile):
+                    channels = slice(c, min(c + plan.channel_tile, problem.c_out_group))
+                    yield PhaseTile(items, group, channels, slice(p, min(p + step, groups)))
+
+
+def run(pieces: Pieces, plan: CpuPlan, packed: Array, *, parallel: bool) -> None:
+    """Compute every tile with the weight that `pack` made."""
+
+    def work(tile: PhaseTile, scratch: Scratch) -> None:
+        _tile(pieces, plan, packed, tile, scratch)
+
+    for_each(work, tiles(pieces.problem, plan), parallel=parallel, products=True)
+
+
+def _tile(pieces: Pieces, plan: CpuPlan, packed: Array, tile: PhaseTile, scratch: Scratch) -> None:
+    problem, form = pieces.problem, plan.form
+    assert form is not None
+    scale = pieces.real.c_out // problem.c_out_group
+    first = rows_of(problem)[0]
+    begin = (first + tile.outputs.start * form.outputs) * problem.stride - problem.p_left
+    end = (first + tile.outputs.stop * form.outputs) * problem.stride - problem.p_left
+    start, stop = max(begin, 0), min(end, problem.l_out)
+    sums = _input_sums(pieces, form, packed.shape[2], tile, scratch)
+    for c in range(tile.channels.start, tile.channels.stop, plan.block):
+        channels = slice(c, min(c + plan.block, tile.channels.stop))
+        real_channels = slice(c * scale, channels.stop * scale)
+        piece = pieces.result(scratch, tile.items, slice(tile.group, tile.group + 1), channels, start, stop)
+        products = _products(packed[:, tile.group, :, :, real_channels], sums, scratch)
+        bias = pieces.bias_of(slice(tile.group, tile.group + 1), channels)[:, 0] if pieces.bias is not None else None
+        _combine(form, products, bias, piece[:, 0], begin - start, scratch)
+        pieces.finish(piece, tile.items, slice(tile.group, tile.group + 1), channels, start, stop, biased=True)
+
+
+def _input_sums(pieces: Pieces, form: Form, sections: int, tile: PhaseTile, scratch: Scratch) -> Array:
+    """d (points, section, ci, n, p) of a tile."""
+    problem, real = pieces.problem, pieces.real
+    items, groups = real.planes * (tile.items.stop - tile.items.start), tile.outputs.stop - tile.outputs.start
+    channels = slice(tile.group * problem.c_in_group, (tile.group + 1) * problem.c_in_group)
+    step = form.outputs
+    newest = rows_of(problem)[0] + tile.outputs.start * step
+    oldest = newest - sections * form.section + 1
+    out = scratch.get("sums", (form.points, sections, real.c_in, items, groups), pieces.dtype)
+    if scratch.holds("sums", (tile.items.start, tile.group, tile.outputs.start, out.shape)):
+        return out
+    if form.points == 1:
+        for section in range(sections):
+            pieces.fill_inputs(out[0, section].transpose(1, 0, 2), tile.items, channels, newest - section)
+        return out
+    reach = (sections - 1) * form.section + form.points
+    length = ceil_div(reach + (groups - 1) * step, step) * step
+    slab = scratch.get("slab", (items, real.c_in, length), pieces.dtype)
+    pieces.fill_inputs(slab, tile.items, channels, oldest)
+    planes = scratch.get("planes", (step, real.c_in, items, length // step), pieces.dtype)
+    np.copyto(planes, slab.reshape(items, real.c_in, length // step, step).transpose(3, 1, 0, 2))
+    for section in range(sections):
+        offset = (sections - 1 - section) * form.section
+
+        def window(j: int, offset: int = offset) -> Array:
+            place = offset + j
+            part: Array = planes[place % step, :, :, place // step : place // step + groups]
+            return part
+
+        d = [window(j) for j in range(4)]
+        np.subtract(d[0], d[2], out=out[0, section])
+        np.add(d[1], d[2], out=out[1, section])
+        np.subtract(d[2], d[1], out=out[2, section])
+        np.subtract(d[3], d[1], out=out[3, section])
+    return out
+
+
+def _products(weight: Array, sums: Array, scratch: Scratch) -> Array:
+    """m (points, n, co, f, p), whatever its order in memory, from v (points, section, ci, co, f)."""
+    points, _, _, items, groups = sums.shape
+    c_out, stride = weight.shape[3:]
+    depth = weight.shape[1] * weight.shape[2]
+    left = np.lib.stride_tricks.as_strided(
+        weight, (points, depth, c_out * stride), (weight.strides[0], weight.strides[2], weight.itemsize)
+    )
+    right = sums.reshape(points, depth, items * groups)
+    if stride >= PHASES_INNER_FROM:
+        out = scratch.get("products", (points, items * groups, c_out * stride), sums.dtype)
+        np.matmul(right.transpose(0, 2, 1), left, out=out)
+        return out.reshape(points, items, groups, c_out, stride).transpose(0, 1, 3, 4, 2)
+    out = scratch.get("products", (points, c_out * stride, items * groups), sums.dtype)
+    np.matmul(left.transpose(0, 2, 1), right, out=out)
+    return out.reshape(points, c_out, stride, items, groups).transpose(0, 3, 1, 2, 4)
+
+
+# ---- adding up ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _places(first: int, step: int, stride: int, length: int, groups: int) -> tuple[tuple[slice, slice, int], ...]:
+    """Runs of phases f with the groups p whose sample first + f + p step exists, and the sample of the first of them."""
+    found: list[tuple[slice, slice, int]] = []
+    for f in range(stride):
+        low = max(ceil_div(-(first + f), step), 0)
+        high = min(ceil_div(length - first - f, step), groups)
+        if low >= high:
+            continue
+        if found and found[-1][1] == slice(low, high) and found[-1][0].stop == f:
+            found[-1] = slice(found[-1][0].start, f + 1), found[-1][1], found[-1][2]
+        else:
+            found.append((slice(f, f + 1), slice(low, high), first + f + low * step))
+    return tuple(found)
+
+
+def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int, scratch: Scratch) -> None:
+    """Add up m (points, n, co, f, p) into the samples of target (n, co, t); group 0 begins at sample `begin` of it."""
+    _, items, c_out, stride, groups = m.shape
+    step = form.outputs * stride
+    shift = np.zeros((1, c_out), m.dtype) if bias is None else bias
+    shift = np.broadcast_to(shift[:, None], (shift.shape[0], items // shift.shape[0], c_out)).reshape(items, c_out)
+    shift = shift[:, :, None, None]
+    block = max(_IN_CACHE // max(items * stride * groups * (form.points + form.outputs), 1), 1)
+
+    def store(operation: Callable[..., Any], a: Array, b: Array, i: int, channels: slice) -> None:
+        for phases, there, sample in _places(begin + i * stride, step, stride, target.shape[-1], groups):
+            shape = items, channels.stop - channels.start, phases.stop - phases.start, there.stop - there.start
+            n, c, t = target.strides
+            home = np.lib.stride_tricks.as_strided(target[:, channels, sample:], shape, (n, c, t, t * step))
+            operation(a[:, :, phases, there], b if b is shift_of else b[:, :, phases, there], out=home)
+
+    for c in range(0, c_out, block):
+        channels = slice(c, min(c + block, c_out))
+        part, shift_of = m[:, :, channels], shift[:, channels]
+        if form.points == 1:
+            store(np.add, part[0], shift_of, 0, channels)
+            continue
+        low, even, odd, high = part
+        if bias is not None:
+            np.add(even, shift_of, out=even)
+        if form.outputs == 3:
+            store(np.subtract, even, odd, 1, channels)
+            np.add(even, odd, out=even)
+            store(np.add, low, even, 0, channels)
+            store(np.add, even, high, 2, channels)
+        else:
+            np.add(low, even, out=low)
+            store(np.add, low, odd, 0, channels)
+            np.subtract(even, odd, out=even)
+            store(np.add, even, high, 1, channels)

@@ -9,10 +9,10 @@
 """
 
 from cupy_convt.api import conv_transpose1d, explain, output_length, prepare, reference, workspace_limit
+from cupy_convt.core.version import __version__
 from cupy_convt.layer import ConvTranspose1d
 from cupy_convt.signal import upsample
-
-__version__ = "0.1.0"
+from cupy_convt.tuning import precompile, tune
 
 __all__ = [
     "ConvTranspose1d",
@@ -20,8 +20,10 @@ __all__ = [
     "conv_transpose1d",
     "explain",
     "output_length",
+    "precompile",
     "prepare",
     "reference",
+    "tune",
     "upsample",
     "workspace_limit",
 ]

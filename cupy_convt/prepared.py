@@ -19,6 +19,7 @@ from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.engines import Engine, engine_of, kind_of
 from cupy_convt.engines.items import run_by_item
 from cupy_convt.explain import Explanation
+from cupy_convt.tunefile import tuned_for
 
 #: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
 _PACKED_FORMS = 8
@@ -136,7 +137,18 @@ def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry) -> Choice:
     Raises:
         ValueError: the method asked for cannot take the problem.
     """
-    return choose(problem, device, geometry.method, current_limit(), geometry.batch_invariant)
+    limit, tuned = current_limit(), tuned_for(device)
+    return choose(problem, device, geometry.method, limit, geometry.batch_invariant, tuned)
+
+
+def problems_met(device: DeviceSpec) -> list[Problem]:
+    """The problems that calls have met on a device, as far as they are remembered."""
+    return [call.problem for call in _calls.values() if call.choice is not None and call.choice.device == device]
+
+
+def forget_calls() -> None:
+    """Choose anew at the next call of anything."""
+    _calls.clear()
 
 
 class Operator:

@@ -6,14 +6,15 @@ Kernels run as the emulator compiled them; library transforms and products are N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.launch import Fft, Gemm, Launch, Variant
+from cupy_convt.core.launch import Fft, Gemm, Launch, Step, Variant
 from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
 from cupy_convt.engines.source import kernel_source
@@ -124,6 +125,15 @@ class EmulatorRuntime:
 
     def wait(self, mark: None) -> None:
         pass
+
+    def ready(self, step: Step) -> None:
+        if isinstance(step, Launch):
+            compiled(step.variant, self.mode, self.counters)
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
 
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         assert launch.shared_bytes <= self.spec.shared_bytes, launch

@@ -79,8 +79,10 @@ def test_public_names_are_pinned() -> None:
         "conv_transpose1d",
         "explain",
         "output_length",
+        "precompile",
         "prepare",
         "reference",
+        "tune",
         "upsample",
         "workspace_limit",
     }

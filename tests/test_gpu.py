@@ -151,3 +151,35 @@ def test_the_device_is_probed(cupy: Any, engine: Any) -> None:
     assert spec.shared_bytes >= 48 << 10
     assert 1e10 < spec.bandwidth < 2e13
     assert 1e11 < spec.fp32 < 1e15
+
+
+def test_a_capture_takes_what_was_compiled_before_and_refuses_the_rest(cupy: Any) -> None:
+    """A kernel compiled by precompile is captured at once; one that was not is refused with a clear error."""
+    import cupy_convt as ct
+
+    x, weight = cupy.ones((1, 2, 64), "float32"), cupy.ones((2, 3, 7), "float32")
+    out = cupy.empty((1, 3, 321), "float32")  # (64 - 1) * 5 + 7, less one sample
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.get_current_stream().synchronize()
+    with stream:
+        ct.precompile([{"x_shape": x.shape, "weight_shape": weight.shape, "stride": 5, "method": "direct"}])
+        stream.begin_capture()
+        ct.conv_transpose1d(x, weight, stride=5, method="direct", crop=(1, 0), out=out)
+        graph = stream.end_capture()
+        graph.launch()
+        stream.synchronize()
+        stream.begin_capture()
+        with pytest.raises(RuntimeError, match="stream: expected none that is being captured"):
+            ct.prepare(weight, stride=5, method="fft")(x)
+        stream.end_capture()
+    want = ct.reference(cupy.asnumpy(x), cupy.asnumpy(weight), stride=5, crop=(1, 0))
+    np.testing.assert_allclose(cupy.asnumpy(out), want, rtol=1e-6)
+
+
+def test_plans_are_timed_by_events(cupy: Any, engine: Any) -> None:
+    from cupy_convt import tuning
+
+    measured = tuning.measure_all(engine, [Problem(1, 32, 500, 16, 8, 4)], seconds=0.01)
+    (times,) = measured.values()
+    assert len(times) >= 2
+    assert all(1e-7 < seconds < 1 for seconds in times.values())

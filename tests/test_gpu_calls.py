@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(vars(cupy_backends.cuda.libs), "cublas", Cublas())  # loading the real one may fail
     monkeypatch.setattr(gpu, "get_cublas_handle", lambda: 7)
     monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda: 0, raising=False)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleStream(0))
     return gpu.CupyRuntime()
 
 
@@ -159,6 +161,73 @@ def test_transforms_are_planned_once_for_each_stream_and_forgotten_in_order(runt
 @dataclass
 class SimpleStream:
     ptr: int
+    capturing: bool = False
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+
+class Event:
+    """Stands in for cupy.cuda.Event: knows when it was recorded, by a clock of the test."""
+
+    clock = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self.at = Event.clock
+
+    def synchronize(self) -> None:
+        pass
+
+
+def test_nothing_is_compiled_planned_or_packed_while_a_graph_is_captured(runtime, monkeypatch) -> None:
+    stream = SimpleStream(1)
+    made: list[str] = []
+    kernel = SimpleNamespace(max_dynamic_shared_size_bytes=0)
+    module = SimpleNamespace(get_function=lambda name: lambda *a, **k: made.append(name) or kernel)
+    library = SimpleNamespace(Plan1d=lambda *a: SimpleNamespace(fft=lambda *b: made.append("transform")))
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
+    monkeypatch.setattr(cupy, "RawModule", lambda **_: module)
+    monkeypatch.setitem(vars(cupy.cuda), "cufft", library)
+    x = Device(np.zeros(8, np.float32))
+    launch = Launch("direct_gather", (("CONVT_X", "float"), ("CONVT_W", "float")), 1, 256, 0, ("x",))
+    step = Fft("r2c", 16, 2, At("x", 0), At("y", 0), "float32")
+    calls = {
+        "the kernel direct_gather is compiled": lambda: runtime.launch(launch, [Pointer(x)]),
+        "a transform of 16 points is planned": lambda: runtime.fft(step, Pointer(x), Pointer(x)),
+    }
+    stream.capturing = True
+    for what, call in calls.items():
+        with pytest.raises(RuntimeError, match=f"stream: expected none that is being captured while {what}"):
+            call()
+    with pytest.raises(RuntimeError, match="while weights are packed to be kept, got a capture of a CUDA graph"):
+        runtime.mark()
+    assert not made
+    stream.capturing = False
+    runtime.ready(launch)
+    runtime.ready(step)
+    assert not made
+    stream.capturing = True
+    for call in calls.values():
+        call()
+    assert made == ["direct_gather", "transform"]
+
+
+def test_time_is_what_passes_between_two_events(runtime, monkeypatch) -> None:
+    monkeypatch.setattr(cupy.cuda, "Event", Event)
+    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda start, stop: stop.at - start.at, raising=False)
+
+    def call() -> None:
+        Event.clock += 2.5
+
+    assert runtime.seconds(call) == pytest.approx(2.5e-3)
+
+
+def test_a_product_is_made_ready_by_its_handle(runtime, monkeypatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(gpu, "get_cublas_handle", lambda: asked.append(7))
+    wide = Matrix("", 0, 2, 2, 2, 4)
+    runtime.ready(Gemm(wide, wide, wide, 1, False, "float32", "float32"))
+    assert asked == [7]
 
 
 def test_kernels_are_compiled_once_and_asked_for_their_shared_memory(runtime, monkeypatch) -> None:

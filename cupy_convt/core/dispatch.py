@@ -12,11 +12,13 @@ from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem
+from cupy_convt.core.size_class import Corrections, Tuned, representative
 
 #: Bytes a plan may allocate beside the caller's arrays unless the caller says otherwise.
 DEFAULT_WORKSPACE_LIMIT = 256 << 20
 
 AnyPlan = Plan | CpuPlan
+METHODS = ("direct", "gemm", "fft")
 _GPU_PLANNERS: dict[str, tuple[ModuleType, ...]] = {
     "direct": (plan_direct,),
     "gemm": (plan_implicit, plan_gemm),
@@ -83,12 +85,36 @@ def _plans(problem: Problem, device: DeviceSpec, method: str, limit: int) -> tup
     return plans, "" if plans else "; ".join(reasons)
 
 
-def _reason(plan: AnyPlan, time: float, best: float, limit: int) -> str:
+def _reason(plan: AnyPlan, time: float, best: float, limit: int, how: str) -> str:
     if plan.workspace_bytes > limit:
         return f"needs {plan.workspace_bytes} bytes of workspace, limit {limit}"
     if time <= best:
-        return "least predicted time"
-    return f"predicted {time / best:.2f}x the best"
+        return f"least {how} time"
+    return f"{how} {time / best:.2f}x the best"
+
+
+def _time(pair: tuple[float, AnyPlan]) -> float:
+    return pair[0]
+
+
+def _timed(
+    problem: Problem, device: DeviceSpec, limit: int, tuned: Tuned | None
+) -> tuple[list[tuple[float, AnyPlan]], list[Candidate]]:
+    """Every plan with its time, and the methods that have none."""
+    timed: list[tuple[float, AnyPlan]] = []
+    refused: list[Candidate] = []
+    for name in METHODS:
+        plans, why = _plans(problem, device, name, limit)
+        timed += [(cost.seconds(problem, plan, device), plan) for plan in plans]
+        if not plans:
+            refused.append(Candidate(name, None, None, why))
+    measured = {} if tuned is None else tuned.times(problem)
+    if measured:
+        predicted, _ = _timed(representative(problem), device, limit, None)
+        corrections = Corrections.of(measured, {plan.name: time for time, plan in predicted})
+        if corrections is not None:
+            timed = [(time * corrections.factor(plan.method, plan.name), plan) for time, plan in timed]
+    return timed, refused
 
 
 @lru_cache(maxsize=1024)
@@ -98,29 +124,26 @@ def choose(
     method: str = "auto",
     workspace_limit: int = DEFAULT_WORKSPACE_LIMIT,
     batch_invariant: bool = False,
+    tuned: Tuned | None = None,
 ) -> Choice:
     """Pick the plan of least predicted time among those within the workspace limit.
 
     The ranking holds every method whichever was asked for; `method` restricts only what may be picked.
-    `batch_invariant`: an item of the batch gets the bits that it would get alone.
+    `batch_invariant`: an item of the batch gets the bits that it would get alone. `tuned`: measurements of the device,
+    which correct the predictions.
 
     Raises:
         ValueError: the method asked for cannot take the problem, or only with more workspace than the limit.
     """
     if batch_invariant:
-        return _for_any_batch(problem, device, method, workspace_limit)
-    timed: list[tuple[float, AnyPlan]] = []
-    refused: list[Candidate] = []
-    for name in ("direct", "gemm", "fft"):
-        plans, why = _plans(problem, device, name, workspace_limit)
-        timed += [(cost.seconds(problem, plan, device), plan) for plan in plans]
-        if not plans:
-            refused.append(Candidate(name, None, None, why))
-    timed.sort(key=lambda pair: pair[0])
+        return _for_any_batch(problem, device, method, workspace_limit, tuned)
+    timed, refused = _timed(problem, device, workspace_limit, tuned)
+    how = "predicted" if tuned is None or not tuned.times(problem) else "tuned"
+    timed.sort(key=_time)
     allowed = [pair for pair in timed if pair[1].workspace_bytes <= workspace_limit]
     eligible = [pair for pair in allowed if method in ("auto", pair[1].method)]
     best = allowed[0][0] if allowed else 0.0
-    ranking = [Candidate(p.method, p, t, _reason(p, t, best, workspace_limit)) for t, p in timed]
+    ranking = [Candidate(p.method, p, t, _reason(p, t, best, workspace_limit, how)) for t, p in timed]
     ranking += refused
     if not eligible:
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in ranking if row.method == method)
@@ -128,28 +151,26 @@ def choose(
     return Choice(problem, device, method, workspace_limit, eligible[0][1], tuple(ranking))
 
 
-def _for_any_batch(problem: Problem, device: DeviceSpec, method: str, limit: int) -> Choice:
+def _for_any_batch(problem: Problem, device: DeviceSpec, method: str, limit: int, tuned: Tuned | None) -> Choice:
     """The plan that an item would take alone, whatever the batch.
 
     A plan of a known order of sums gives way to the fastest one of that order for the whole batch. Any other runs once
     for each item, since libraries choose their order by the size of what they are handed.
     """
-    item = choose(replace(problem, batch=1), device, method, limit)
+    item = choose(replace(problem, batch=1), device, method, limit, tuned=tuned)
     together: dict[str, tuple[float, AnyPlan]] = {}
-    for name in ("direct", "gemm", "fft"):
-        for plan in _plans(problem, device, name, limit)[0]:
-            if plan.sum_order and plan.workspace_bytes <= limit:
-                timed = cost.seconds(problem, plan, device), plan
-                together[plan.sum_order] = min(together.get(plan.sum_order, timed), timed, key=lambda pair: pair[0])
+    for time, plan in _timed(problem, device, limit, tuned)[0]:
+        if plan.sum_order and plan.workspace_bytes <= limit:
+            together[plan.sum_order] = min(together.get(plan.sum_order, (time, plan)), (time, plan), key=_time)
     rows: dict[AnyPlan | None, Candidate] = {}
     ran: dict[AnyPlan, AnyPlan] = {}
     for row in item.ranking:
         if row.plan is None or row.seconds is None:
             rows[None] = row
         elif row.plan.sum_order in together:
-            time, plan = together[row.plan.sum_order]
-            ran[row.plan] = plan
-            rows.setdefault(plan, Candidate(row.method, plan, time, f"{row.reason}, for an item"))
+            time, whole = together[row.plan.sum_order]
+            ran[row.plan] = whole
+            rows.setdefault(whole, Candidate(row.method, whole, time, f"{row.reason}, for an item"))
         else:
             reason = f"{row.reason}, for an item; item by item"
             rows[row.plan] = Candidate(row.method, row.plan, problem.batch * row.seconds, reason)

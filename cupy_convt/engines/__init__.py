@@ -33,6 +33,12 @@ class Engine(Protocol):
     def settled(self, plan: Any, x: Any) -> Any:
         """x itself, or a copy wherever the plan's way of summing may depend on the address of x."""
 
+    def ready(self, plan: Any) -> None:
+        """Compile and plan all that running the plan needs; compute nothing."""
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """How long the device takes for one call."""
+
     def pack(self, problem: Problem, plan: Any, weight: Any) -> Any:
         """What plan.packing_key names: the weight in the form that the plan reads."""
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -51,6 +53,15 @@ class CpuEngine:
     def settled(self, plan: CpuPlan, x: Array) -> Array:
         """Nothing here sums in another order at another address."""
         return x
+
+    def ready(self, plan: CpuPlan) -> None:
+        """There is nothing to compile."""
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Wall-clock time of one call."""
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
 
     def pack(self, problem: Problem, plan: CpuPlan, weight: Array) -> object:
         """What the plan wants of the weight; good for any x, and any plan with the same packing_key."""

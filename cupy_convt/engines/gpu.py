@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ import numpy as np
 from cupy.cuda.device import get_cublas_handle
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.launch import Fft, Gemm, Launch
+from cupy_convt.core.launch import Fft, Gemm, Launch, Step
 from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
 from cupy_convt.engines.source import kernel_source
@@ -122,7 +122,12 @@ class CupyRuntime:
         return bool(cupy.may_share_memory(a, b))
 
     def mark(self) -> _Mark:
-        """A point in the current stream."""
+        """A point in the current stream.
+
+        Raises:
+            RuntimeError: the stream is being captured.
+        """
+        _refuse_capture("weights are packed to be kept")
         stream = cupy.cuda.get_current_stream()
         event = cupy.cuda.Event(disable_timing=True)
         event.record(stream)
@@ -140,6 +145,24 @@ class CupyRuntime:
         if not mark.passed:
             stream.wait_event(mark.event)
 
+    def ready(self, step: Step) -> None:
+        """Compile the kernel, plan the transform, or make the library's handle."""
+        if isinstance(step, Launch):
+            self._kernel(step)
+        elif isinstance(step, Fft):
+            self._transform(step)
+        else:
+            get_cublas_handle()
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Time between two events around what a call queues; the host waits for it."""
+        start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        return float(cupy.cuda.get_elapsed_time(start, stop)) * 1e-3
+
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         """Run a kernel; its first use on a device compiles it (CuPy keeps the binary on disk)."""
         kernel = self._kernel(launch)
@@ -151,6 +174,7 @@ class CupyRuntime:
         key = (cupy.cuda.runtime.getDevice(), launch.variant, large)
         kernel = self._kernels.get(key)
         if kernel is None:
+            _refuse_capture(f"the kernel {launch.kernel} is compiled")
             options = ("-std=c++17", *(f"-D{name}={value}" for name, value in launch.defines))
             module = cupy.RawModule(code=kernel_source(launch.kernel), options=options)
             kernel = module.get_function(launch.kernel)
@@ -175,6 +199,7 @@ class CupyRuntime:
         with self._lock:
             plan = self._transforms.get(key)
             if plan is None:
+                _refuse_capture(f"a transform of {step.length} points is planned")
                 plan = self._transforms[key] = cufft.Plan1d(step.length, key[2], step.batch)
             self._transforms.move_to_end(key)
             while len(self._transforms) > FFT_PLANS:
@@ -198,6 +223,19 @@ class CupyRuntime:
             *(_memory(left.pointer).ptr, operand, left.row_stride, left.batch_stride),
             *(zero.ctypes.data, _memory(out.pointer).ptr, result, out.row_stride, out.batch_stride),
             *(step.batch, compute, _GEMM_DEFAULT),
+        )
+
+
+def _refuse_capture(event: str) -> None:
+    """A graph can hold launches, but neither compiling, nor planning, nor what outlives it can happen in its capture.
+
+    Raises:
+        RuntimeError: the current stream is being captured.
+    """
+    if cupy.cuda.get_current_stream().is_capturing():
+        raise RuntimeError(
+            f"stream: expected none that is being captured while {event}, got a capture of a CUDA graph; make the call "
+            "once before the capture, or cupy_convt.precompile"
         )
 
 

@@ -79,6 +79,12 @@ class Runtime(Protocol):
     def wait(self, mark: Any) -> None:
         """Let what is queued from now on run after that point, on whichever stream it is."""
 
+    def ready(self, step: Step) -> None:
+        """Compile or plan what the step needs; run nothing."""
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Time that the device takes for what a call queues."""
+
     def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
         """Run a kernel."""
 
@@ -198,6 +204,15 @@ class GpuEngine:
     def overlaps(self, a: Any, b: Any) -> bool:
         """Whether two arrays share memory."""
         return self.runtime.overlaps(a, b)
+
+    def ready(self, plan: Plan) -> None:
+        """Compile and plan all that running the plan needs; compute nothing."""
+        for step in dict.fromkeys(plan.packing_steps + plan.steps):
+            self.runtime.ready(step)
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """How long the device takes for one call."""
+        return self.runtime.seconds(call)
 
     def settled(self, plan: Plan, x: Any) -> Any:
         """x, or a copy where the vendor's products read it: they choose a kernel by the alignment of what they read."""

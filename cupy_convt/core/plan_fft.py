@@ -59,7 +59,7 @@ def variants() -> tuple[Variant, ...]:
     found: list[Variant] = []
     for x, weight in DTYPE_PAIRS:
         time, spectrum = buffer_dtypes(x, weight)
-        found += [_pack_variant(x, time), _weights_variant(weight, time), _finish_variant(result_dtype(x, weight))]
+        found += [_pack_variant(x, time), weights_variant(weight, time), _finish_variant(result_dtype(x, weight))]
         found += [_product_variant(spectrum, columns) for columns in (1, PRODUCT_COLUMNS)]
     return tuple(dict.fromkeys(found))
 
@@ -111,7 +111,8 @@ def _pack_variant(x: str, time: str) -> Variant:
     return "fft_pack", (("CONVT_X", CUDA_TYPES[x]), ("CONVT_T", CUDA_TYPES[time]))
 
 
-def _weights_variant(weight: str, time: str) -> Variant:
+def weights_variant(weight: str, time: str) -> Variant:
+    """The kernel that lays out filters of a time dtype."""
     return "fft_weights", (("CONVT_W", CUDA_TYPES[weight]), ("CONVT_T", CUDA_TYPES[time]))
 
 
@@ -200,16 +201,21 @@ def _packing(problem: Problem, blocks: Blocks, packed: Workspace, budget: int) -
     one = Workspace("filters", blocks.length, time)
     chunk = max(1, min(filter_count(problem), budget // (2 * one.bytes), MOST_ELEMENTS // blocks.length))
     forward = "c2c" if is_complex(time) else "r2c"
-    classes, parts = problem.phases, ceil_div(blocks.length, PACK_SPAN)
-    kernel, defines = _weights_variant(problem.weight_dtype, time)
     steps: list[Step] = []
     for first in range(0, filter_count(problem), chunk):
         rows = min(chunk, filter_count(problem) - first)
-        arguments: tuple[Argument, ...] = (
-            *("weight", "filters", I64(first), I32(class_count(problem)), I32(problem.kernel_size)),
-            *(I32(classes.tap_step), I32(classes.input_step), I32(blocks.length), I32(parts)),
-        )
-        steps.append(Launch(kernel, defines, rows * parts, 256, 0, arguments))
+        steps.append(weights_launch(problem, blocks.length, first, rows))
         target = At("w_spectra", first * blocks.bins)
         steps.append(Fft(forward, blocks.length, rows, At("filters", 0), target, real_dtype(time)))
     return steps, Workspace("filters", chunk * blocks.length, time)
+
+
+def weights_launch(problem: Problem, length: int, first: int, rows: int) -> Launch:
+    """Lays out `rows` filters from number `first` on in the buffer "filters", each `length` samples long."""
+    classes, parts = problem.phases, ceil_div(length, PACK_SPAN)
+    kernel, defines = weights_variant(problem.weight_dtype, dtypes(problem)[0])
+    arguments: tuple[Argument, ...] = (
+        *("weight", "filters", I64(first), I32(class_count(problem)), I32(problem.kernel_size)),
+        *(I32(classes.tap_step), I32(classes.input_step), I32(length), I32(parts)),
+    )
+    return Launch(kernel, defines, rows * parts, 256, 0, arguments)

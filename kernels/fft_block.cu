@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+// y[n,co,q*s + r] = act(b[co] + sum_m w[ci, co, p + m*s/c] x[n,ci, q + shift - m*d/c])     p, shift of residue class r
+//
+// Idea: one kernel for a block of overlap-save. x is loaded and transformed once, in shared memory and registers; for
+// each residue class its spectrum is multiplied by that of the class's taps, transformed back, and what did not wrap
+// around is staged at its interleaved place. So x is read once and the result written once, in runs.
+//
+// Thread mapping: M/E threads a block of overlap-save (radix.cuh), enough of them for two warps.
+// Block mapping, fastest first: tile of neighbouring overlap-save blocks, channel tile, input channel, n; in blockIdx.x.
+// Preconditions: time stride 1 in x and out; one input channel a group; the block length suffices for step and taps.
+#include "interleave.cuh"
+#include "radix.cuh"
+#ifndef CONVT_X
+#error "CONVT_X: element type of x"
+#endif
+#ifndef CONVT_Y
+#error "CONVT_Y: element type of the result"
+#endif
+#ifndef CONVT_LOG
+#error "CONVT_LOG: log2 of the complex points of a transform; a real block is twice as long"
+#endif
+typedef CONVT_X X;
+typedef CONVT_Y Y;
+typedef ct_acc_t<Y> A;
+typedef ct_complex<A>::type C;
+typedef ct_transform<C, CONVT_LOG> F;
+enum {
+  REAL = !ct_type<Y>::complex,
+  LENGTH = F::M << REAL,  // samples of a block
+  R = F::R,
+  BLOCKS = F::TEAM < 64 ? 64 / F::TEAM : 1,
+};
+
+// The inputs of one block: samples [low, high) of it exist, the others are zero.
+struct Inputs {
+  const X* row;
+  i64 start;
+  int low, high;
+  bool pairs;  // whether two samples can be loaded at once
+
+  CT_DEV A one(int j) const {
+    A value = ct_zero<A>();
+    if (j >= low && j < high) ct_assign(value, ct_acc(ct_ld(row + (start + j))));
+    return value;
+  }
+  CT_DEV C operator()(int m) const {
+    int j = m << REAL;
+    if (REAL && pairs && j >= low && j + 1 < high) {
+      ct_two<X> two = ct_load_two(row + (start + j));
+      return ct_join<C>(ct_acc(two.v[0]), ct_acc(two.v[1]));
+    }
+    return ct_join<C>(one(j), REAL ? one(j + 1) : ct_zero<A>());
+  }
+};
+
+// Where the samples of one residue class go. Sample j of the block is value j + base of its q, of `count`; samples
+// outside [low, high) see no input.
+struct Outputs {
+  ct_stage<Y> stage;
+  int first, base, count, low, high, activation;
+  A offset;
+  bool biased;
+  double slope;
+
+  CT_DEV void put(int q, A sum) const {
+    if (biased) sum = ct_add(sum, offset);
+    ct_st(stage.at(first + q * stage.pitch), ct_cvt<Y>(ct_activate(sum, activation, slope)));
+  }
+  CT_DEV void one(int j, A sum) const {
+    int q = j + base;
+    if (q >= 0 && q < count) put(q, j >= low && j < high ? sum : ct_zero<A>());
+  }
+  CT_DEV void operator()(int m, C value) const {
+    A parts[2];
+    ct_part(value, parts);
+    one(m << REAL, parts[0]);
+    if (REAL) one(2 * m + 1, parts[1]);
+  }
+};
+
+CT_DEV int ct_clamp(i64 v, int most) { return (int)max((i64)0, min(v, (i64)most)); }
+
+// The spectrum of x as the products want it. Real: sums, and differences times -i, of pairs, which are the spectra of
+// even and of odd samples; pair 0 of rank 0 keeps its two real spectra in sum and difference. Complex: both groups.
+struct Spectrum {
+  C sum[R], difference[R];
+
+  CT_DEV Spectrum(const ct_groups<F>& groups, C* work, int rank) {
+    C va[R], vb[R];
+    groups.descend(work, va, vb);
+    if (REAL) {
+      C first[R], second[R];
+      ct_to_pairs<F>(va, vb, first, second, rank);
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        C mirrored = ct_conj(second[i]);
+        sum[i] = ct_add(first[i], mirrored);
+        difference[i] = ct_turn(ct_sub(first[i], mirrored));
+      }
+      if (rank == 0) {
+        sum[0] = ct_add(first[0], first[0]);
+        difference[0] = ct_add(second[0], second[0]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        sum[i] = va[i];
+        difference[i] = vb[i];
+      }
+    }
+  }
+
+  // The spectrum of the filtered block, as the way back wants it.
+  CT_DEV void filter(const C* taps, const ct_groups<F>& groups, int rank, C* va, C* vb) const {
+    if (REAL) {
+      C first[R], second[R];
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        C of_even, of_odd;
+        ct_load_pair(taps, i, rank, F::TEAM, of_even, of_odd);
+        C turned = ct_mul(difference[i], ct_pair_root(groups, i, rank));
+        C even = ct_fma(of_even, sum[i], ct_mul(of_odd, turned));
+        C odd = ct_fma(of_odd, sum[i], ct_mul(of_even, difference[i]));
+        first[i] = ct_make(even.x - odd.y, even.y + odd.x);
+        second[i] = ct_make(even.x + odd.y, odd.x - even.y);
+        if (i == 0 && rank == 0) {
+          // frequency 0: both parts of sum and of of_even; frequency M/2: those of difference and of_odd
+          C x = sum[0], w = of_even;
+          first[0] = ct_make(ct_fma(w.x, x.x, w.y * x.y), ct_fma(w.y, x.x, w.x * x.y));
+          x = difference[0], w = of_odd;
+          second[0] = ct_make(ct_fma(w.x, x.x, -(w.y * x.y)), ct_fma(w.y, x.x, w.x * x.y));
+        }
+      }
+      ct_from_pairs<F>(va, vb, first, second, rank);
+    } else {
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        C of_a, of_b;
+        ct_load_pair(taps, i, rank, F::TEAM, of_a, of_b);
+        va[i] = ct_mul(of_a, sum[i]);
+        vb[i] = ct_mul(of_b, difference[i]);
+      }
+    }
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* __restrict__ roots,
+          const Y* __restrict__ bias, Y* __restrict__ out, i64 x_stride_n, i64 x_stride_c, i64 out_stride_n,
+          i64 out_stride_c, i64 end, i64 u_end, i64 l_out, i64 q_total, i64 first, i64 p_q, int p_r, int step,
+          int tiles, int c_in, int c_out_group, int channel_tile, int channel_tiles, int classes, int kernel_size,
+          int stride, int dilation, int tap_step, int inverse, int residue_tile, int activation, double slope) {
+  extern __shared__ __align__(1024) unsigned char ct_smem[];
+  int rank = threadIdx.x % F::TEAM, block = threadIdx.x / F::TEAM, rest = blockIdx.x;
+  i64 first_q = (i64)(rest % tiles) * BLOCKS * step;
+  rest /= tiles;
+  int first_channel = rest % channel_tiles * channel_tile;
+  rest /= channel_tiles;
+  int ci = rest % c_in, n = rest / c_in;
+  C* work = reinterpret_cast<C*>(ct_smem) + block * F::PITCH;
+  ct_stage<Y> stage(ct_smem + BLOCKS * F::PITCH * sizeof(C), residue_tile << REAL);  // lanes are one or two q apart
+  stage.pitch = residue_tile;
+
+  i64 q = first_q + (i64)block * step, start = first + q;
+  const X* row = x + n * x_stride_n + ci * x_stride_c;
+  bool pairs = reinterpret_cast<u64>(row + start) % (2 * sizeof(X)) == 0;
+  Inputs inputs = {row, start, ct_clamp(-start, LENGTH), ct_clamp(end - start, LENGTH), pairs};
+  ct_passes<F, F::UPPER>::descend(work, roots, rank, inputs);
+  ct_groups<F> groups(roots, rank);
+  Spectrum spectrum(groups, work, rank);
+
+  ct_taps taps = {p_q, p_r, kernel_size, stride, dilation, tap_step, inverse};
+  int low = ct_clamp(-start, LENGTH), high = ct_clamp(u_end - start, LENGTH), count = ct_clamp(q_total - q, step);
+  int channels = min(channel_tile, c_out_group - first_channel);
+#pragma unroll 1
+  for (int channel = 0; channel < channels; ++channel) {
+    i64 co = (i64)ci * c_out_group + first_channel + channel;
+    A offset = bias ? ct_acc(ct_ld(bias + co)) : ct_zero<A>();
+#pragma unroll 1
+    for (int residue = 0; residue < stride; residue += residue_tile) {
+      int residues = min(residue_tile, stride - residue);
+#pragma unroll 1
+      for (int r = 0; r < residues; ++r) {
+        ct_phase phase = ct_phase_of(residue + r, taps);
+        int base = phase.count ? (int)(start - phase.shift - q) : LENGTH;
+        Outputs outputs = {stage, block * step * residue_tile + r, base, count, low, high, activation, offset,
+                           bias != nullptr, slope};
+        __syncthreads();  // of the staging area and of `work` before they are written again
+        if (phase.count) {
+          C va[R], vb[R];
+          spectrum.filter(spectra + (co * classes + phase.first) * F::M, groups, rank, va, vb);
+          groups.ascend(work, va, vb);
+          ct_passes<F, F::UPPER>::ascend(work, roots, rank, outputs);
+        }
+        // what the block does not hold sees no input
+        for (int e = rank; e < min(base, count); e += F::TEAM) outputs.put(e, ct_zero<A>());
+        for (int e = max(0, base + LENGTH) + rank; e < count; e += F::TEAM) outputs.put(e, ct_zero<A>());
+      }
+      __syncthreads();
+      int q_count = ct_clamp(q_total - first_q, BLOCKS * step);
+      ct_tile tile = {first_q, q_count, residue, residues, residue_tile, stride};
+      ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
+    }
+  }
+}

@@ -24,6 +24,7 @@ from .runner import EmuModule, Out, TensorMap
 SOURCE = KERNELS / "conform.cu"
 WGMMA = [f"c_wgmma<__nv_bfloat16,{n},{ta},{tb}>" for n in (32, 64) for ta, tb in ((0, 0), (0, 1), (1, 0))]
 AMPERE = ["c_mma<__half>", "c_mma<__nv_bfloat16>", "c_mma<float>", "c_ldm<0>", "c_ldm<1>", "c_tf32"]
+WGMMA += [f"c_wgmma<float,{n},0,0>" for n in (32, 64)]
 HOPPER = ["c_tma", *WGMMA]
 
 
@@ -121,6 +122,25 @@ WGMMA_LAYOUTS = [
 ]
 
 
+WGMMA_TF32 = ("K swizzled", "K plain", "K plain, B rows shifted 3")
+
+
+def place_tf32(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, shift: int) -> np.uint64:
+    """The same of floats, [rows][8]. Their last 13 bits, which the instruction does not look at, are set."""
+    pitch = (matrix.shape[0] + 8) * 16
+    words = image.view(np.uint32)
+    for row, values in enumerate(matrix.view(np.uint32), shift):
+        for k, value in enumerate(values):
+            if layout == "k128":
+                offset = row * 128 + ((k // 4) ^ (row & 7)) * 16 + (k % 4) * 4
+            else:
+                offset = (k // 4) * pitch + row * 16 + (k % 4) * 4
+            words[(base + offset) // 4] = value | 0x1FFF
+    if layout == "k128":
+        return descriptor(base + shift * 128, 16, 1024, 1)
+    return descriptor(base + shift * 16, pitch, 128, 0)
+
+
 def place(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offset: int, shift: int) -> np.uint64:
     """Write a matrix [rows][16] into the shared image in a canonical layout; returns its descriptor."""
     rows, pitch = matrix.shape[0], (matrix.shape[0] + 8) * 16
@@ -145,18 +165,30 @@ def place(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offse
 def wgmma_cases(generator: np.random.Generator) -> Iterator[Case]:
     for n in (32, 64):
         a, b = small_integers(generator, 64, 16), small_integers(generator, n, 16)
-        d = a @ b.T
-        want = np.zeros((128, n // 2), np.float32)
-        for thread in range(128):
-            warp, group, quad = thread // 32, thread % 32 // 4, thread % 4
-            for i in range(n // 2):
-                want[thread, i] = d[warp * 16 + group + 8 * (i // 2 % 2), i // 4 * 8 + 2 * quad + i % 2]
+        want = accumulators(a @ b.T)
         for note, ta, tb, a_layout, b_layout, shift in WGMMA_LAYOUTS:
             image = np.zeros(16384, np.uint16)
             a_descriptor = place(image, a, a_layout, 0, 0 if a_layout == "k0" else 16, 0)
             b_descriptor = place(image, b, b_layout, 16384, 0 if b_layout == "k0" else 32, shift)
             args = (image.view(np.uint32), a_descriptor, b_descriptor, Out(np.zeros(128 * n // 2, np.float32)))
             yield Case(f"c_wgmma<__nv_bfloat16,{n},{ta},{tb}>", 128, args, 32768, want, note)
+        a, b = small_integers(generator, 64, 8), small_integers(generator, n, 8)
+        for note, a_layout, b_layout, shift in [row[:1] + row[3:] for row in WGMMA_LAYOUTS if row[0] in WGMMA_TF32]:
+            image = np.zeros(16384, np.uint16)
+            descriptors = place_tf32(image, a, a_layout, 0, 0), place_tf32(image, b, b_layout, 16384, shift)
+            args = (image.view(np.uint32), *descriptors, Out(np.zeros(128 * n // 2, np.float32)))
+            yield Case(f"c_wgmma<float,{n},0,0>", 128, args, 32768, accumulators(a @ b.T), note)
+
+
+def accumulators(d: np.ndarray) -> np.ndarray:
+    """A 64 x n result as the threads of a warpgroup hold it."""
+    n = d.shape[1]
+    held = np.zeros((128, n // 2), np.float32)
+    for thread in range(128):
+        warp, group, quad = thread // 32, thread % 32 // 4, thread % 4
+        for i in range(n // 2):
+            held[thread, i] = d[warp * 16 + group + 8 * (i // 2 % 2), i // 4 * 8 + 2 * quad + i % 2]
+    return held
 
 
 def small_integers(generator: np.random.Generator, *shape: int) -> np.ndarray:

@@ -214,17 +214,18 @@ struct WgArg {
 static std::vector<std::vector<WgOp>> wgq;
 static std::vector<u32> wg_grp;
 static std::vector<u8> wg_fenced;  // per warp
-// Byte address (shared window) of element (mn, k), 2-byte elements, canonical layouts of the PTX ISA /
+// Byte address (shared window) of element (mn, k), elements of `es` bytes, canonical layouts of the PTX ISA /
 // CUTLASS make_gmma_desc.  The XOR uses absolute address bits 7..9 (minus base_offset).
-static u32 desc_addr(u64 d, int mn, int k, int mn_major) {
+static u32 desc_addr(u64 d, int mn, int k, int mn_major, int es = 2) {
   u32 start = (d & 0x3fff) << 4, lbo = ((d >> 16) & 0x3fff) << 4, sbo = ((d >> 32) & 0x3fff) << 4, bo = (d >> 49) & 7;
   int sw = d >> 62;
   static const int W[4] = {1, 8, 4, 2};  // 16-byte units per row of the atom
   int w = W[sw];
   u32 off;
   if (!mn_major) {
-    if (sw == 0) off = (mn % 8) * 16 + (mn / 8) * sbo + (k / 8) * lbo + (k % 8) * 2;
-    else off = (mn % 8) * (16 * w) + (mn / 8) * sbo + k * 2;
+    int kb = k * es;
+    if (sw == 0) off = (mn % 8) * 16 + (mn / 8) * sbo + (kb / 16) * lbo + kb % 16;
+    else off = (mn % 8) * (16 * w) + (mn / 8) * sbo + kb;
   } else {
     int T = 8, blk = T * w;
     if (sw == 0) off = (mn % 8) * 2 + (mn / 8) * sbo + (k % 8) * 16 + (k / 8) * lbo;
@@ -237,28 +238,35 @@ static u32 desc_addr(u64 d, int mn, int k, int mn_major) {
   }
   return a;
 }
+// an operand's element as the tensor cores take it: TF32 ones lose the last 13 bits
+static float wg_load(u64 d, int mn, int k, int mn_major, int type) {
+  if (type == TF32) {
+    u32 v;
+    memcpy(&v, smem_ptr(desc_addr(d, mn, k, mn_major, 4)), 4);
+    v &= 0xffffe000u;
+    float f;
+    memcpy(&f, &v, 4);
+    return f;
+  }
+  u16 v;
+  memcpy(&v, smem_ptr(desc_addr(d, mn, k, mn_major)), 2);
+  return cvt16(v, type);
+}
+static int wg_depth(int type) { return type == TF32 ? 8 : 16; }
 static void wg_exec(WgOp& o, int) {
-  int N = o.n;
-  std::vector<float> A(64 * 16), B(16 * N);
+  int N = o.n, K = wg_depth(o.type);
+  std::vector<float> A(64 * K), B(K * N);
   for (int m = 0; m < 64; m++)
-    for (int k = 0; k < 16; k++) {
-      u16 v;
-      memcpy(&v, smem_ptr(desc_addr(o.da, m, k, o.ta)), 2);
-      A[m * 16 + k] = cvt16(v, o.type);
-    }
-  for (int k = 0; k < 16; k++)
-    for (int n = 0; n < N; n++) {
-      u16 v;
-      memcpy(&v, smem_ptr(desc_addr(o.db, n, k, o.tb)), 2);
-      B[k * N + n] = cvt16(v, o.type);
-    }
+    for (int k = 0; k < K; k++) A[m * K + k] = wg_load(o.da, m, k, o.ta, o.type);
+  for (int k = 0; k < K; k++)
+    for (int n = 0; n < N; n++) B[k * N + n] = wg_load(o.db, n, k, o.tb, o.type);
   std::vector<float> D(N);
   for (int m = 0; m < 64; m++) {
     int warp = m / 16, r = m % 16, g = r & 7, hi = r >> 3;
     for (int n = 0; n < N; n++)
       D[n] = o.scale ? o.d[warp * 32 + g * 4 + (n % 8) / 2][(n / 8) * 4 + hi * 2 + (n & 1)] : 0.f;
-    for (int k = 0; k < 16; k++) {
-      float a = A[m * 16 + k];
+    for (int k = 0; k < K; k++) {
+      float a = A[m * K + k];
       const float* b = &B[k * N];
       for (int n = 0; n < N; n++) D[n] += a * b[n];
     }
@@ -285,8 +293,8 @@ static void wgmma_fn(void** op, int wg) {
   auto chk = [&](u64 d, int rows, int tr, const char* nm) {
     [[maybe_unused]] bool isA = nm[0] == 'A';
     for (int mn = 0; mn < rows; mn++)
-      for (int k = 0; k < 16; k += tr ? 1 : 8) {
-        u32 x = desc_addr(d, mn, k, tr);
+      for (int k = 0; k < wg_depth(o.type); k += tr ? 1 : wg_depth(o.type) / 2) {
+        u32 x = desc_addr(d, mn, k, tr, 32 / wg_depth(o.type));
         uptr p = (uptr)smem_ptr(x);
         if (p < dyn_lo || p + 2 > dyn_lo + cfg->smem)
           fail("shared out of bounds: wgmma operand %s element (%d,%d) at offset %ld of %u", nm, mn, k,
@@ -309,6 +317,7 @@ static void wgmma_fn(void** op, int wg) {
 }
 void wgmma(float* d, int n, u64 da, u64 db, int sc, int type, int ta, int tb) {
   if ((CUR->lin & ~127) + 128 > nth) fail("wgmma outside a complete warpgroup");
+  if (type == TF32 && (ta || tb)) fail("wgmma: TF32 operands have k contiguous");
   if (!wg_fenced[CUR->warp]) fail("wgmma without wgmma.fence since the kernel start / the last wait_group");
   WgArg a{d, n, sc, type, ta, tb, da, db};
   wg_collective(wgmma_fn, &a, 0, "wgmma");

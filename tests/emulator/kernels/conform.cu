@@ -2,7 +2,7 @@
 // Conformance kernels: one instruction wrapper each, every register written out.  Run in the emulator by CI, and on a
 // real GPU (same source, RawModule) whenever one is at hand; the two dumps must be equal (integers-valued operands make
 // the sums exact).
-#include "hopper.cuh"
+#include "tma.cuh"
 template <class T> __global__ void c_mma(const u32* a, const u32* b, float* d) {
   int l = threadIdx.x;
   u32 ra[4], rb[2];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // sm_90a prototypes of the same implicit GEMM  M=(co,r)  N=q  K=(j,ci).
-#include "hopper.cuh"
+#include "tma.cuh"
 
 // 1. TMA + mbarrier pipeline, warp specialised.  B (x) is MN-major straight from NCL memory: the tap shift j is the
 //    TMA start coordinate q0-j, out-of-range columns arrive as zeros.  Needs L*sizeof(T) % 16 == 0.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `cupy-convt`: upsample a sound file, explain a choice of method, examine the installation.
+"""The command `cupy-convt`: upsample a sound file, explain a choice, measure layers, examine the installation.
 
 Exit codes: 0 done, 1 it failed while running, 2 bad usage, 130 interrupted. An error is one line on stderr.
 """
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import cupy_convt
-from cupy_convt import api, audio, doctor, spectrogram
+from cupy_convt import api, audio, cli_measure, doctor, spectrogram
+from cupy_convt.cli_layers import METHODS, add_layer, device, layer, whole_positive
 from cupy_convt.soundfiles import AudioError, UsageError, check_destinations, written_whole
 
-_METHODS = ("auto", "direct", "gemm", "fft")
 _EPILOG = """examples:
   cupy-convt upsample speech_8k.wav speech_48k.wav --factor 6
   cupy-convt upsample in.flac out.flac --rate 96000 --plot spectrograms.png
   cupy-convt explain --x 1,512,87 --weight 512,256,16 --stride 8 --padding 4 --device h200
+  cupy-convt tune --x 1,512,87 --weight 512,256,16 --stride 8 --padding 4
+  cupy-convt bench
   cupy-convt doctor
 """
 
@@ -41,54 +42,6 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an int, got {text!r}") from None
-
-
-def _whole_positive(text: str) -> int:
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {number}")
-    return number
-
-
-def _sizes(counts: tuple[int, ...], names: str) -> Callable[[str], tuple[int, ...]]:
-    """Parser of integers between commas, as many as one of `counts`."""
-
-    def parse(text: str) -> tuple[int, ...]:
-        parts = text.split(",")
-        try:
-            numbers = tuple(int(part) for part in parts)
-        except ValueError:
-            numbers = ()
-        if len(numbers) not in counts:
-            raise argparse.ArgumentTypeError(f"expected {names}, got {text!r}")
-        return numbers
-
-    return parse
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
-    return text
-
-
-def _padding(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
-
-
-def _activation(text: str) -> Any:
-    name, colon, slope = text.partition(":")
-    try:
-        return (name, float(slope)) if colon else name
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected NAME or leaky_relu:SLOPE, got {text!r}") from None
-
-
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cupy-convt",
@@ -104,34 +57,27 @@ def _make_parser() -> argparse.ArgumentParser:
     up.add_argument("source", metavar="IN", type=Path, help="sound file to read: WAV, FLAC, OGG, AIFF, ...")
     up.add_argument("target", metavar="OUT", type=Path, help="sound file to write; its extension names the format")
     goal = up.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--factor", metavar="F", type=_whole_positive, help="so many times the samples")
-    goal.add_argument("--rate", metavar="R", type=_whole_positive, help="target rate in Hz, a multiple of IN's")
-    up.add_argument("--method", choices=_METHODS, default="auto", help="default: auto, the fastest by prediction")
-    up.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda or cuda:N")
+    goal.add_argument("--factor", metavar="F", type=whole_positive, help="so many times the samples")
+    goal.add_argument("--rate", metavar="R", type=whole_positive, help="target rate in Hz, a multiple of IN's")
+    up.add_argument("--method", choices=METHODS, default="auto", help="default: auto, the fastest by prediction")
+    up.add_argument("--device", type=device, default="cpu", help="cpu (default), cuda or cuda:N")
     up.add_argument(
-        "--half-width", metavar="W", type=_whole_positive, default=64, help="reach of the filter in input samples (64)"
+        "--half-width",
+        metavar="W",
+        type=whole_positive,
+        default=64,
+        help="reach of the filter in input samples (64)",
     )
     up.add_argument("--plot", metavar="PNG", type=Path, help="draw spectrograms of IN and OUT")
     up.add_argument("-f", "--overwrite", action="store_true", help="replace OUT and PNG if they exist")
     up.set_defaults(run=_upsample)
 
     ex = commands.add_parser("explain", help="which method a layer would take and why", allow_abbrev=False)
-    ex.add_argument("--x", metavar="N,C_IN,L", type=_sizes((2, 3), "N,C_in,L or C_in,L"), required=True)
-    ex.add_argument("--weight", metavar="C_IN,C_OUT/g,K", type=_sizes((3,), "C_in,C_out/groups,K"), required=True)
-    for name, usual in (("stride", 1), ("output-padding", 0), ("groups", 1), ("dilation", 1)):
-        ex.add_argument(f"--{name}", metavar="INT", type=_whole, default=usual, help=f"default: {usual}")
-    ex.add_argument(
-        "--padding", metavar="INT|NAME", type=_padding, default=0, help="int, same, same_lower, valid, causal"
-    )
-    ex.add_argument("--output-size", metavar="INT", type=_whole)
-    ex.add_argument("--crop", metavar="LEFT,RIGHT", type=_sizes((2,), "LEFT,RIGHT"), default=(0, 0))
-    ex.add_argument("--method", choices=_METHODS, default="auto")
-    ex.add_argument("--precision", metavar="NAME", choices=("ieee", "tf32"), help="ieee or tf32")
-    ex.add_argument("--activation", metavar="NAME", type=_activation, help="relu, leaky_relu, leaky_relu:SLOPE, tanh")
-    ex.add_argument("--dtype", default="float32", help="dtype of x and weight (float32)")
-    ex.add_argument("--weight-dtype", metavar="DTYPE", help="dtype of weight, where it is another")
+    add_layer(ex, required=True)
     ex.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:N, or a preset: t4, a100, h200, ...")
     ex.set_defaults(run=_explain)
+
+    cli_measure.add_commands(commands)
 
     dr = commands.add_parser("doctor", help="what is installed, which device, and a self-check", allow_abbrev=False)
     dr.set_defaults(run=_doctor)
@@ -210,25 +156,7 @@ def _upsample(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     try:
-        text = str(
-            api.explain(
-                options.x,
-                options.weight,
-                dtype=options.dtype,
-                weight_dtype=options.weight_dtype,
-                device=options.device,
-                stride=options.stride,
-                padding=options.padding,
-                output_padding=options.output_padding,
-                groups=options.groups,
-                dilation=options.dilation,
-                output_size=options.output_size,
-                crop=options.crop,
-                method=options.method,
-                precision=options.precision,
-                activation=options.activation,
-            )
-        )
+        text = str(api.explain(device=options.device, **layer(options)))
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     except (ImportError, RuntimeError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cupy_convt.core.dispatch import AnyPlan, choose
-from cupy_convt.core.geometry import Operand, make_geometry, make_problem
+from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.core.size_class import Times, representative, size_class
 from cupy_convt.devices import cuda_arrays, to_dtype
@@ -66,7 +66,7 @@ def tune(
         TypeError, ValueError: as :func:`cupy_convt.explain`; ValueError for no problem at all.
         OSError: the times cannot be saved.
     """
-    with _on(device) as engine:
+    with on_device(device) as engine:
         spec = engine.device()
         found = problems_met(spec) if problems is None else [problem_of(arguments)[0] for arguments in problems]
         if not found:
@@ -90,7 +90,7 @@ def precompile(problems: Iterable[Mapping[str, Any]], *, device: str = "cuda") -
     Raises:
         TypeError, ValueError: as :func:`cupy_convt.explain`.
     """
-    with _on(device) as engine:
+    with on_device(device) as engine:
         for arguments in problems:
             problem, geometry = problem_of(arguments)
             if problem.batch:
@@ -98,7 +98,7 @@ def precompile(problems: Iterable[Mapping[str, Any]], *, device: str = "cuda") -
 
 
 @contextmanager
-def _on(device: str | None) -> Iterator[Engine]:
+def on_device(device: str | None) -> Iterator[Engine]:
     """The engine of a device, with that device as the current one."""
     if device in (None, "cpu"):
         yield engine_of("numpy")
@@ -121,7 +121,7 @@ def problem_of(arguments: Mapping[str, Any]) -> tuple[Problem, Any]:
     for name in ("x_shape", "weight_shape"):
         if name not in given:
             raise TypeError(f"problems: expected the argument {name}, got {', '.join(given) or 'none'}")
-    x_shape, weight_shape = tuple(given.pop("x_shape")), tuple(given.pop("weight_shape"))
+    x_shape, weight_shape = (_shape(name, given.pop(name)) for name in ("x_shape", "weight_shape"))
     dtype = str(given.pop("dtype", "float32"))
     weight_dtype = str(given.pop("weight_dtype", None) or dtype)
     try:
@@ -131,6 +131,12 @@ def problem_of(arguments: Mapping[str, Any]) -> tuple[Problem, Any]:
             raise
         raise TypeError(f"problems: expected the arguments of explain, got {', '.join(arguments)}") from None
     return make_problem(geometry, Operand(x_shape, dtype), Operand(weight_shape, weight_dtype), None), geometry
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: expected a sequence of ints, got {value!r}")
+    return tuple(integer(name, size) for size in value)
 
 
 def _versions() -> dict[str, str]:

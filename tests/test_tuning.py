@@ -79,6 +79,8 @@ def test_tune_without_problems_takes_those_that_were_met() -> None:
         ("layer", TypeError, "expected mappings of arguments, got str"),
         ({"x_shape": (1, 3, 50)}, TypeError, "expected the argument weight_shape, got x_shape"),
         ({**SMALL, "strides": 2}, TypeError, "expected the arguments of explain, got x_shape, weight_shape"),
+        ({**SMALL, "x_shape": "1,3,50"}, TypeError, "x_shape: expected a sequence of ints, got '1,3,50'"),
+        ({**SMALL, "weight_shape": (3, 2, 5.0)}, TypeError, "weight_shape: expected an int, got 5.0"),
         ({**SMALL, "stride": 2.0}, TypeError, "stride: expected an int"),
         ({**SMALL, "x_shape": (1, 4, 50)}, ValueError, "x: expected C_in = 3"),
         ({**SMALL, "dtype": "int8"}, TypeError, "x: expected a dtype among"),
@@ -157,7 +159,7 @@ def test_precompile_makes_everything_that_a_plan_needs_and_runs_nothing(monkeypa
     monkeypatch.setattr(type(engine.runtime), "ready", lambda self, step: asked.append(step))
     for refused in ("launch", "fft", "gemm"):
         monkeypatch.setattr(type(engine.runtime), refused, None)
-    monkeypatch.setattr(tuning, "_on", emulator_as_device)
+    monkeypatch.setattr(tuning, "on_device", emulator_as_device)
     ct.precompile([{"x_shape": (1, 1, 5000), "weight_shape": (1, 1, 900), "stride": 2, "method": "fft"}])
     plan = choose(Problem(1, 1, 5000, 1, 900, 2), engine.device(), "fft").plan
     assert isinstance(plan, Plan)
@@ -169,7 +171,7 @@ def test_precompile_makes_everything_that_a_plan_needs_and_runs_nothing(monkeypa
 
 
 class emulator_as_device:
-    """Stands in for tuning._on: the emulator as the current device."""
+    """Stands in for tuning.on_device: the emulator as the current device."""
 
     def __init__(self, device: Any) -> None:
         pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,8 +27,7 @@ _SCALARS: dict[type, Callable[[Any], np.generic]] = {
 }
 
 
-@dataclass(frozen=True)
-class Pointer:
+class Pointer(NamedTuple):
     """A place in the memory of one of the runtime's arrays: bytes after its first element."""
 
     array: Any
@@ -127,10 +126,39 @@ def _operand(matrix: Matrix, dtype: str, arrays: Arrays) -> Operand:
     )
 
 
+#: Launches seen, by identity: arguments that are the same in every call, and the places of those that are not.
+_bound: dict[int, tuple[Launch, list[KernelArgument], list[tuple[int, Argument]]]] = {}
+_BOUND_LAUNCHES = 4096
+
+
+def _bind(launch: Launch) -> tuple[Launch, list[KernelArgument], list[tuple[int, Argument]]]:
+    """Convert a launch's scalars once: a kernel has dozens, and a conversion costs as much as half a pointer."""
+    fixed: list[KernelArgument] = []
+    places: list[tuple[int, Argument]] = []
+    for index, argument in enumerate(launch.arguments):
+        constant = isinstance(argument, (I32, I64, F32, F64))
+        fixed.append(_argument(argument, {}) if constant else None)
+        if not constant:
+            places.append((index, argument))
+    if len(_bound) >= _BOUND_LAUNCHES:
+        _bound.clear()
+    _bound[id(launch)] = launch, fixed, places
+    return _bound[id(launch)]
+
+
+def _arguments(launch: Launch, arrays: Arrays) -> list[KernelArgument]:
+    # the entry holds its launch, so no other one can have got its identity
+    _, fixed, places = _bound.get(id(launch)) or _bind(launch)
+    resolved = fixed.copy()
+    for index, argument in places:
+        resolved[index] = _argument(argument, arrays)
+    return resolved
+
+
 def _run(steps: Sequence[Step], runtime: Runtime, arrays: Arrays) -> None:
     for step in steps:
         if isinstance(step, Launch):
-            runtime.launch(step, [_argument(argument, arrays) for argument in step.arguments])
+            runtime.launch(step, _arguments(step, arrays))
         elif isinstance(step, Fft):
             source, destination = _argument(step.source, arrays), _argument(step.destination, arrays)
             assert isinstance(source, Pointer) and isinstance(destination, Pointer)

@@ -103,7 +103,7 @@ def microseconds(call: Callable[[], object], seconds: float = 0.2) -> float:
     for _ in range(20):
         call()
     best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    while best == float("inf") or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         for _ in range(100):
             call()

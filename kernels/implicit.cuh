@@ -5,6 +5,10 @@
 // Columns (n, u) lie in one line, `row_columns` of them for each n. The line also holds the inputs: column (n, u) reads
 // x[n, u - m * input_step] for tap m, at m * input_step places before its own. Wherever that leaves the row, the line
 // holds zeros: the end of every row is followed by as many columns beyond L_in as its successor may look back.
+//
+// The contraction runs over chunks of 64 bytes of channels and, in each, over taps; a chunk and a tap are a step, which
+// reads one tile of weights. A panel is what one x tile serves: a chunk and up to panel_taps taps. A part of the
+// contraction is part_steps consecutive steps.
 #include "types.cuh"
 
 // A row of the x tile is one place of the line: 64 bytes of channels, padded so that eight rows meet all banks once.
@@ -104,11 +108,42 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
   ct_rows rows;
 
   CT_DEV A* at(int channel, int e) const { return sums + channel * pitch + e + e / LINE; }
+  CT_DEV int run() const { return COLUMNS * rows.phase_tile; }
   // where row m of the first column goes, its channel in `channel`; -1 if the row is padding
   CT_DEV int place(int m, int& channel) const {
     channel = m / rows.phase_tile;
     int phase = m % rows.phase_tile;
     return channel < rows.channels && phase < rows.phases ? phase : -1;
+  }
+  // Sums of one part of the contraction, for implicit_finish: the tile's channels by runs, in 16-byte units.
+  CT_DEV void store_part(A* part) const {
+    enum { UNIT = 16 / sizeof(A) };
+    bool whole = rows.phases == rows.phase_tile;
+    int units = run() / UNIT;
+    for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
+      int channel = e / units, first = e % units * UNIT;
+      ct_unit<A> unit;
+#pragma unroll
+      for (int k = 0; k < UNIT; ++k)
+        unit.v[k] = whole || (first + k) % rows.phase_tile < rows.phases ? ct_ld(at(channel, first + k)) : ct_zero<A>();
+      ct_st16(part + e * UNIT, unit);
+    }
+  }
+  // Back from there: the sums of all parts, added in ascending order.
+  CT_DEV void load_parts(const A* part, i64 part_stride, int parts) const {
+    enum { UNIT = 16 / sizeof(A) };
+    int units = run() / UNIT;
+    for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
+      ct_unit<A> total = ct_ld16(part + e * UNIT);
+#pragma unroll 8
+      for (int p = 1; p < parts; ++p) {
+        ct_unit<A> unit = ct_ld16(part + p * part_stride + e * UNIT);
+#pragma unroll
+        for (int k = 0; k < UNIT; ++k) total.v[k] = ct_add(total.v[k], unit.v[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < UNIT; ++k) ct_st(at(e / units, e % units * UNIT + k), total.v[k]);
+    }
   }
   CT_DEV T* row(int channel, int n) const {
     return output.out + n * output.stride_n + (rows.first_channel + channel) * output.stride_c;
@@ -122,7 +157,7 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
   // Every phase is a residue of its own, in order: 16-byte units of memory, from a whole sector on. Units that are not
   // all there, or lie askew because the tile spans two rows, go element by element.
   CT_DEV void store_runs() const {
-    int total = COLUMNS * rows.phase_tile, units = (total + 2 * SECTOR - 2) / SECTOR * (SECTOR / OUT);
+    int total = run(), units = (total + 2 * SECTOR - 2) / SECTOR * (SECTOR / OUT);
     for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
       int channel = e / units, first = e % units * OUT - askew(channel);
       int c = max(first, 0) / rows.phase_tile, phase = max(first, 0) % rows.phase_tile;
@@ -131,8 +166,8 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
       T* p = row(channel, column.n) + t;
       bool there = first >= 0 && first + OUT <= total && column.inside && t >= 0 && t + OUT <= output.l_out;
       // a row's last column holds its last sample, so samples below l_out are of one row
-      int run = rows.phases == output.stride ? total : rows.phases;
-      if (there && phase + OUT <= run && ct_is_aligned16(p)) {
+      int end = rows.phases == output.stride ? total : rows.phases;
+      if (there && phase + OUT <= end && ct_is_aligned16(p)) {
         ct_unit<T> unit;
 #pragma unroll
         for (int k = 0; k < OUT; ++k) unit.v[k] = finish(ct_ld(at(channel, first + k)), channel);

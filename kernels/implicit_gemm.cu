@@ -6,7 +6,8 @@
 // while one is multiplied. Sums leave through shared memory, where phases interleave to runs of samples.
 //
 // Thread mapping: 8 x 16 threads, each BM/8 rows by BN/16 columns; a warp is 4 x 8 of them.
-// Block mapping, fastest first: row tile (phases, then channels), column tile, group; all in blockIdx.x.
+// Block mapping, fastest first: row tile (phases, then channels), column tile, part of the contraction, group; all in
+// blockIdx.x. With several parts, `out` is where their sums wait for implicit_finish.
 // Preconditions: 128 threads; w as pack_weights leaves it for CONVT_BM, row-major 0, 16-byte aligned; the line of
 // columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
 #include "implicit.cuh"
@@ -71,17 +72,19 @@ implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restr
               i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
               i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
               int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-              int row_tiles, int column_tiles, int kernel_size, int stride, int dilation, int tap_step, int inverse,
-              int runs, int stage_pitch, int activation, double slope) {
+              int row_tiles, int column_tiles, int parts, int part_steps, int kernel_size, int stride, int dilation,
+              int tap_step, int inverse, int runs, int stage_pitch, int activation, double slope) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                // [2][BK][BM]
   unsigned char* x_tiles = ct_smem + 2 * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
   int row_tile = blockIdx.x % row_tiles, column_tile = blockIdx.x / row_tiles % column_tiles;
-  i64 group = blockIdx.x / row_tiles / column_tiles;
+  int part = blockIdx.x / row_tiles / column_tiles % parts;
+  i64 group = blockIdx.x / row_tiles / column_tiles / parts;
   ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
   ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
   ct_input<T> input = {x + group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
-  const T* weights = w + (group * row_tiles + row_tile) * chunks * taps * (BK * BM);
+  int first_step = part * part_steps, chunk = first_step / taps, tap = first_step % taps;
+  const T* weights = w + ((group * row_tiles + row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int my_row = (warp / 2 * 4 + lane / 8) * UNIT, my_column = warp % 2 * 8 + lane % 8;
 
@@ -92,24 +95,23 @@ implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restr
   ct_x_tile<T, PLACES, THREADS> next_x;
   int unused = CT_HALO - (panel_taps - 1) * input_step;
   next_w.load(weights);
-  next_x.load(input, line, 0, 0, unused);
+  next_x.load(input, line, chunk * BK, tap * input_step, unused);
   next_w.store(w_tiles);
   next_x.store(x_tiles);
   __syncthreads();
-  // a panel is one x tile: a chunk of channels and up to panel_taps taps
-  int steps = chunks * taps, step = 0, chunk = 0, tap = 0;
+  int steps = part_steps, step = 0;
   for (int panel = 0; step < steps; ++panel) {
-    int last = min(tap + panel_taps, taps), left = last - tap;
+    int last = min(tap + panel_taps, taps), end = min(step + last - tap, steps);
     bool chunk_done = last == taps;
     chunk += chunk_done;
     tap = chunk_done ? 0 : last;
-    if (chunk < chunks) next_x.load(input, line, chunk * BK, tap * input_step, unused);
+    if (end < steps) next_x.load(input, line, chunk * BK, tap * input_step, unused);
     const unsigned char* x_rows = x_tiles + panel % 2 * X_BYTES + (CT_HALO + my_column) * CT_ROW_BYTES;
-    for (; left > 0; --left, ++step, x_rows -= input_step * CT_ROW_BYTES) {
+    for (; step < end; ++step, x_rows -= input_step * CT_ROW_BYTES) {
       if (step + 1 < steps) next_w.load(weights + (i64)(step + 1) * (BK * BM));
       multiply(sums, w_tiles + step % 2 * W_BYTES + my_row * sizeof(T), x_rows);
       if (step + 1 < steps) next_w.store(w_tiles + (step + 1) % 2 * W_BYTES);
-      if (left == 1 && chunk < chunks) next_x.store(x_tiles + (panel + 1) % 2 * X_BYTES);
+      if (step + 1 == end && end < steps) next_x.store(x_tiles + (panel + 1) % 2 * X_BYTES);
       __syncthreads();
     }
   }
@@ -126,7 +128,9 @@ implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restr
       if (place >= 0) ct_st(stage.at(channel, place + (j * 16 + my_column) * phase_tile), sums[i][j]);
   }
   __syncthreads();
-  if (runs)
+  if (parts > 1)
+    stage.store_part(reinterpret_cast<ct_acc_t<T>*>(out) + blockIdx.x * (i64)channel_tile * stage.run());
+  else if (runs)
     stage.store_runs();
   else
     stage.store_scattered();

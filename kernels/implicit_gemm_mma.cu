@@ -7,8 +7,9 @@
 // float operands are rounded to TF32, or split into two TF32 numbers of which three products are summed: a b is
 // ah bh + (ah bl + al bh), and what is left out is below 2^-21 |a b|; an infinity becomes NaN.
 //
-// Thread mapping: warps 2 x 2 (BN = 64) or 2 x 4 (BN = 128), each BM/2 rows by 32 columns in m16n8 fragments.
-// Block mapping, fastest first: row tile (phases, then channels), column tile, group; all in blockIdx.x.
+// Thread mapping: 2 x BN/32 warps, each BM/2 rows by 32 columns in m16n8 fragments.
+// Block mapping, fastest first: row tile (phases, then channels), column tile, part of the contraction, group; all in
+// blockIdx.x. With several parts, `out` is where their sums wait for implicit_finish.
 // Preconditions: sm_80; 2 * BN threads; w as pack_weights leaves it for CONVT_BM, row-major 1, 16-byte aligned; the
 // line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
 #include "implicit.cuh"
@@ -30,7 +31,7 @@ enum { BM = CONVT_BM, BN = CONVT_BN, BK = 64 / sizeof(T), STAGES = 3, THREADS = 
 enum { WARP_ROWS = BM / 2, WARP_COLUMNS = 32, ROW_FRAGMENTS = WARP_ROWS / 16, COLUMN_FRAGMENTS = WARP_COLUMNS / 8 };
 enum { W_ROW_BYTES = 64, W_BYTES = BM * W_ROW_BYTES, X_BYTES = PLACES * CT_ROW_BYTES };
 enum { TF32 = sizeof(T) == 4, SPLIT = TF32 && CONVT_PRODUCTS == 3 };
-static_assert(BM % 32 == 0 && BN % 64 == 0, "tile");
+static_assert(BM % 32 == 0 && BN % 32 == 0, "tile");
 
 // Copies one tile of packed weights. Rows of 64 bytes have no padding; their 16-byte units change places with the row,
 // so that eight rows of one unit, which ldmatrix reads at once, meet all banks.
@@ -98,52 +99,53 @@ CT_DEV void multiply(float (&sums)[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4], const un
   }
 }
 
-extern "C" __global__ void __launch_bounds__(2 * CONVT_BN, BN == 128 ? 2 : BM == 128 ? 3 : 4)
+extern "C" __global__ void __launch_bounds__(2 * CONVT_BN, BN == 128 ? 2 : BN == 32 ? 8 : BM == 128 ? 3 : 4)
 implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
                   i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
                   i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
                   int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-                  int row_tiles, int column_tiles, int kernel_size, int stride, int dilation, int tap_step, int inverse,
-                  int runs, int stage_pitch, int activation, double slope) {
+                  int row_tiles, int column_tiles, int parts, int part_steps, int kernel_size, int stride, int dilation,
+                  int tap_step, int inverse, int runs, int stage_pitch, int activation, double slope) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                     // [STAGES][BM][W_ROW_BYTES]
   unsigned char* x_tiles = ct_smem + STAGES * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
   int row_tile = blockIdx.x % row_tiles, column_tile = blockIdx.x / row_tiles % column_tiles;
-  i64 group = blockIdx.x / row_tiles / column_tiles;
+  int part = blockIdx.x / row_tiles / column_tiles % parts;
+  i64 group = blockIdx.x / row_tiles / column_tiles / parts;
   ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
   ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
   ct_input<T> input = {x + group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
-  const T* weights = w + (group * row_tiles + row_tile) * chunks * taps * (BK * BM);
+  int first_step = part * part_steps, chunk = first_step / taps, tap = first_step % taps;
+  const T* weights = w + ((group * row_tiles + row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int warp_row = warp % 2 * WARP_ROWS, warp_column = warp / 2 * WARP_COLUMNS;
 
   float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
   ct_x_tile<T, PLACES, THREADS> next_x;
-  int unused = CT_HALO - (panel_taps - 1) * input_step, steps = chunks * taps;
+  int unused = CT_HALO - (panel_taps - 1) * input_step, steps = part_steps;
 #pragma unroll
   for (int stage = 0; stage < STAGES - 1; ++stage) {
     if (stage < steps) copy_weights(w_tiles + stage * W_BYTES, weights + stage * (BK * BM));
     cp_async_commit();
   }
-  next_x.load(input, line, 0, 0, unused);
+  next_x.load(input, line, chunk * BK, tap * input_step, unused);
   next_x.store(x_tiles);
-  // a panel is one x tile: a chunk of channels and up to panel_taps taps
-  int step = 0, chunk = 0, tap = 0;
+  int step = 0;
   for (int panel = 0; step < steps; ++panel) {
-    int last = min(tap + panel_taps, taps), left = last - tap;
+    int last = min(tap + panel_taps, taps), end = min(step + last - tap, steps);
     bool chunk_done = last == taps;
     chunk += chunk_done;
     tap = chunk_done ? 0 : last;
-    if (chunk < chunks) next_x.load(input, line, chunk * BK, tap * input_step, unused);
+    if (end < steps) next_x.load(input, line, chunk * BK, tap * input_step, unused);
     const unsigned char* x_rows = x_tiles + panel % 2 * X_BYTES + (CT_HALO + warp_column) * CT_ROW_BYTES;
-    for (; left > 0; --left, ++step, x_rows -= input_step * CT_ROW_BYTES) {
+    for (; step < end; ++step, x_rows -= input_step * CT_ROW_BYTES) {
       cp_async_wait<STAGES - 2>();
       __syncthreads();  // this step's tiles are there, and nobody reads those of the step before any more
       int ahead = step + STAGES - 1;
       if (ahead < steps) copy_weights(w_tiles + ahead % STAGES * W_BYTES, weights + (i64)ahead * (BK * BM));
       cp_async_commit();
       multiply(sums, w_tiles + step % STAGES * W_BYTES + warp_row * W_ROW_BYTES, x_rows);
-      if (left == 1 && chunk < chunks) next_x.store(x_tiles + (panel + 1) % 2 * X_BYTES);
+      if (step + 1 == end && end < steps) next_x.store(x_tiles + (panel + 1) % 2 * X_BYTES);
     }
   }
   __syncthreads();
@@ -162,7 +164,9 @@ implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __r
     }
   }
   __syncthreads();
-  if (runs)
+  if (parts > 1)
+    stage.store_part(reinterpret_cast<ct_acc_t<T>*>(out) + blockIdx.x * (i64)channel_tile * stage.run());
+  else if (runs)
     stage.store_runs();
   else
     stage.store_scattered();

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cupy_convt.core import plan_direct, plan_fft, plan_gemm, plan_implicit
+from cupy_convt.core import plan_direct, plan_fft, plan_gemm, plan_implicit, plan_weight_stream
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import Problem
 from tests import cases
@@ -18,7 +18,7 @@ from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
 
 pytestmark = pytest.mark.gpu
 LIMIT = 256 << 20
-PLANNERS = (plan_direct, plan_implicit, plan_gemm, plan_fft)
+PLANNERS = (plan_direct, plan_implicit, plan_weight_stream, plan_gemm, plan_fft)
 
 
 @pytest.fixture(scope="module")

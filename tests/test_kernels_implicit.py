@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from cupy_convt.core import plan_implicit
-from cupy_convt.core.device import PRESETS
-from cupy_convt.core.implicit_tiles import TILES, Tile
+from cupy_convt.core.device import PRESETS, DeviceSpec
+from cupy_convt.core.implicit_tiles import TILES, Tile, tile_of
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import EPSILON, ITEM_BYTES, Problem, is_complex
 from cupy_convt.engines.cpu import reference
@@ -24,9 +24,12 @@ from cupy_convt.engines.dtypes import named_dtype
 from tests.emulated import empty, make_engine, to_device, to_host
 
 H200 = replace(PRESETS["h200"], three_tf32=True)
+#: Devices that cut every contraction of few tiles into parts, many or few.
+PARTS = [replace(H200, launch_seconds=0.0, multiprocessors=count) for count in (132, 12, 3)]
 LAYERS = json.loads((Path(__file__).parent.parent / "benchmarks" / "layers.json").read_text())
 #: Dtypes, and "tf32" for float32 operands rounded to TF32.
 DTYPES = (*TILES, "tf32")
+DTYPE_OF = {"tf32": "float32"}
 
 
 def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
@@ -52,10 +55,10 @@ def tolerance(problem: Problem, x: Any, weight: Any, bias: Any, want: Any) -> An
     return ((4 + sqrt(terms)) * EPSILON[problem.accumulator] + product) * sizes + rounding * np.abs(want)
 
 
-def candidates(problem: Problem) -> list[Plan]:
+def candidates(problem: Problem, device: DeviceSpec = H200) -> list[Plan]:
     """The plans of the arithmetic that is asked for."""
-    plans = plan_implicit.candidates(problem, H200, 1 << 30)
-    assert plans, plan_implicit.why_not(problem, H200)
+    plans = plan_implicit.candidates(problem, device, 1 << 30)
+    assert plans, plan_implicit.why_not(problem, device)
     return [plan for plan in plans if problem.precision != "tf32" or "/tf32" in plan.variant]
 
 
@@ -68,19 +71,19 @@ def run(problem: Problem, plan: Plan, **options: Any) -> tuple[Any, Any]:
     return to_host(out), engine
 
 
-def check(problem: Problem) -> None:
+def check(problem: Problem, plans: list[Plan] | None = None) -> None:
     x, weight, bias = operands(problem)
     want = reference(problem, x, weight, bias)
     limit = tolerance(problem, x, weight, bias, want)
-    for plan in candidates(problem):
+    for plan in candidates(problem) if plans is None else plans:
         got, _ = run(problem, plan)
         error = np.abs(got.astype(want.dtype) - want)
         assert (error <= limit).all(), f"{plan.name} {problem}: {np.max(error / np.maximum(limit, 1e-300)):.2f}"
 
 
 def problem_of(dtype: str, *sizes: int, **rest: Any) -> Problem:
-    if dtype == "tf32":
-        return problem_of("float32", *sizes, precision="tf32", **rest)
+    if dtype in DTYPE_OF:
+        return problem_of(DTYPE_OF[dtype], *sizes, precision=dtype, **rest)
     return Problem(*sizes, x_dtype=dtype, weight_dtype=dtype, **{"has_bias": True, **rest})
 
 
@@ -117,6 +120,45 @@ def test_awkward_geometries(name: str, dtype: str):
     check(problem_of(dtype, *sizes, p_left=p_left, p_right=p_right))
 
 
+def in_parts(problem: Problem) -> list[Plan]:
+    """The plans whose contraction is cut into parts."""
+    found = {plan.name: plan for device in PARTS for plan in candidates(problem, device) if plan.workspaces}
+    return list(found.values())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_geometries_in_parts(name: str, dtype: str):
+    """Input channels of two chunks and one of a third: parts begin and end inside chunks and inside panels."""
+    n, _, length, c_out, *rest, groups, p_left, p_right = AWKWARD[name]
+    channels = groups * (128 // ITEM_BYTES[DTYPE_OF.get(dtype, dtype)] + 1)
+    problem = problem_of(dtype, n, channels, length, c_out, *rest, groups, p_left=p_left, p_right=p_right)
+    plans = in_parts(problem)
+    assert {tile_of(problem, plan) for plan in plans} == {tile_of(problem, plan) for plan in candidates(problem)}
+    check(problem, plans)
+
+
+def test_bits_of_an_item_do_not_depend_on_the_batch():
+    """The cut follows from an item: alone, or anywhere in a batch, it gets the same bits from plans of one order."""
+    problem = problem_of("float32", 3, 65, 9, 7, 6, 2, p_left=2, p_right=1)
+    alone = replace(problem, batch=1)
+    x, weight, bias = operands(problem)
+    engine = make_engine()
+
+    def result(problem: Problem, plan: Plan, x: Any) -> Any:
+        out = engine.empty(problem.out_shape, "float32")
+        engine.run(problem, plan, to_device(x), to_device(weight), to_device(bias), out)
+        return to_host(out)
+
+    for plan in candidates(problem, PARTS[0]):
+        twins = [other for other in candidates(alone, PARTS[0]) if other.sum_order == plan.sum_order]
+        assert plan.sum_order and twins
+        together = result(problem, plan, x)
+        for twin in twins:
+            for n in range(problem.batch):
+                assert np.array_equal(together[n : n + 1], result(alone, twin, x[n : n + 1])), (plan.name, twin.name)
+
+
 @pytest.mark.parametrize("activation", [("relu", 0.0), ("leaky_relu", 0.1), ("tanh", 0.0)])
 def test_activations_follow_the_bias(activation: tuple[str, float]):
     for dtype in DTYPES:
@@ -151,6 +193,7 @@ def geometries(dtype: str) -> list[Problem]:
 def test_public_layers(dtype: str):
     for problem in geometries(dtype):
         check(problem)
+        check(problem, in_parts(problem))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -160,7 +203,7 @@ def test_rows_of_other_arrays(dtype: str):
     x, weight, bias = operands(problem)
     larger = np.zeros((2, 5, 12), x.dtype)
     larger[:, 1:4, 2:11] = x
-    for plan in candidates(problem):
+    for plan in candidates(problem) + in_parts(problem):
         engine = make_engine()
         out = empty((2, 6, problem.l_out + 3), problem.out_dtype, shift=1)[:, 1:5, 1:-2]
         engine.run(problem, plan, to_device(larger)[:, 1:4, 2:11], to_device(weight), to_device(bias), out)
@@ -171,7 +214,7 @@ def test_rows_of_other_arrays(dtype: str):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_order_of_execution_gives_the_same_bits(dtype: str):
     problem = problem_of(dtype, 2, 18, 40, 20, 6, 2, p_left=2, p_right=2)
-    for plan in candidates(problem):
+    for plan in candidates(problem) + in_parts(problem):
         plain, _ = run(problem, plan)
         shuffled, _ = run(problem, plan, block_order="random", sched="random", async_mode="random", seed=3)
         assert plain.tobytes() == shuffled.tobytes()
@@ -192,7 +235,11 @@ def test_what_is_not_finite_stays_in_its_receptive_field():
         assert "3xtf32" in plan.variant or np.array_equal(got[np.isinf(want)], want[np.isinf(want)])
 
 
-FULL_TILES = [(dtype, tile) for dtype, tiles in TILES.items() for tile in tiles[::2]]
+FULL_TILES = [
+    (dtype, next(tile for tile in tiles if tile.unit == unit))
+    for dtype, tiles in TILES.items()
+    for unit in dict.fromkeys(tile.unit for tile in tiles)
+]
 
 
 @pytest.mark.parametrize(("stride", "taps"), [(8, 16), (2, 4), (4, 8), (5, 10), (16, 32), (1, 3)])

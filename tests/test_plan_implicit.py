@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from cupy_convt.core import cost_implicit, implicit_tiles, plan_implicit
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.launch import Launch, Stride
+from cupy_convt.core.launch import I32, Launch, Plan, Stride
 from cupy_convt.core.problem import Problem
 from cupy_convt.engines.source import kernel_directory, kernel_source
 from tests.emulator import nvrtc
+from tests.plans import parameters
 
 H200, T4 = replace(PRESETS["h200"], three_tf32=True), PRESETS["t4"]
 RESOURCES = Path(__file__).parent / "resources_implicit.json"
@@ -85,15 +86,64 @@ def test_row_tiles_hold_every_channel_and_phase_once(problem: Problem):
 def test_launches_stay_within_the_limits(problem: Problem):
     assume(problem.l_out > 0)
     plans = plan_implicit.candidates(problem, H200, 1 << 40)
-    assert len(plans) == len(implicit_tiles.tiles(problem, H200))
+    assert len({plan.name for plan in plans}) == len(plans)
+    assert [implicit_tiles.tile_of(problem, p) for p in plans if not p.workspaces] == [
+        *implicit_tiles.tiles(problem, H200)
+    ]
     for plan in plans:
         for launch in plan.launches:
             assert 0 < launch.grid < 2**31 and launch.block <= 1024
             assert launch.shared_bytes <= 227 << 10
+            assert len(launch.arguments) == len(parameters(launch.kernel))
             assert launch.variant in plan_implicit.variants()
         reach = (implicit_tiles.panel_taps(problem) - 1) * problem.phases.input_step
         assert 0 <= reach <= implicit_tiles.HALO
         assert cost_implicit.seconds(problem, plan, H200) > H200.launch_seconds
+
+
+def parts_of(plan: Plan) -> int:
+    """Parts of the contraction, from the product's arguments."""
+    product = plan.steps[0]
+    assert isinstance(product, Launch)
+    parts, part_steps = (product.arguments[i] for i in (26, 27))
+    assert isinstance(parts, I32) and isinstance(part_steps, I32)
+    chunks, taps = (product.arguments[i] for i in (16, 17))
+    assert isinstance(chunks, I32) and isinstance(taps, I32)
+    assert parts.value * part_steps.value == chunks.value * taps.value  # none is longer than another, nothing is left
+    return parts.value
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(), st.sampled_from([3, 12, 132]), st.sampled_from([0.0, 4e-6]))
+def test_parts_cover_the_contraction_and_follow_from_an_item(problem: Problem, multiprocessors: int, launch: float):
+    assume(problem.l_out > 0)
+    device = replace(H200, multiprocessors=multiprocessors, launch_seconds=launch)
+    for plan in plan_implicit.candidates(problem, device, 1 << 40):
+        parts, tile = parts_of(plan), implicit_tiles.tile_of(problem, plan)
+        product = plan.steps[0]
+        assert isinstance(product, Launch) and product.grid == parts * implicit_tiles.blocks(problem, tile)
+        assert (parts > 1) == (len(plan.steps) == 2) == bool(plan.workspaces)
+        alone = replace(problem, batch=1)
+        assert parts in (1, cost_implicit.contraction_parts(alone, tile, device))
+        if parts > 1:
+            assert implicit_tiles.blocks(alone, tile) < multiprocessors
+            assert any(plan.sum_order == p.sum_order for p in plan_implicit.candidates(alone, device, 1 << 40))
+            runs = {i.value for step in plan.steps for i in step.arguments[8:] if isinstance(i, I32)}
+            assert plan.workspaces[0].count == parts * implicit_tiles.part_count(problem, tile) and runs
+
+
+def test_parts_of_a_layer_of_few_tiles():
+    """A frame of a decoder: 1 row tile of 64 rows, 32 chunks by 2 taps."""
+    layer = replace(IEEE, l_in=33, c_out=1)
+    tiled, split = (p for p in plan_implicit.candidates(layer, H200, 1 << 30) if "fma-64" in p.variant)
+    assert split.variant == "implicit/fma-64x128 in 32 parts"
+    assert [step.grid for step in split.launches] == [32, 32, 1]
+    assert cost_implicit.seconds(layer, split, H200) < cost_implicit.seconds(layer, tiled, H200) / 4
+    assert split.packing_key == tiled.packing_key
+    assert split.workspace_bytes == tiled.workspace_bytes + 32 * 8 * 128 * 4  # parts of 8 phases by 128 columns
+    assert split not in plan_implicit.candidates(layer, H200, tiled.workspace_bytes)
+    # a wave of tiles is not cut, nor one whose sums would take longer than what they save
+    assert all(not p.workspaces for p in plan_implicit.candidates(IEEE, H200, 1 << 30))
 
 
 def test_every_dtype_has_plans_and_every_variant_a_plan():
@@ -101,8 +151,11 @@ def test_every_dtype_has_plans_and_every_variant_a_plan():
         launch.variant
         for dtype in DTYPES
         for precision in (None, "tf32")
+        for length in (862, 5)
         for plan in plan_implicit.candidates(
-            replace(VOCODER, x_dtype=dtype, weight_dtype=dtype, precision=precision), H200, 1 << 40
+            replace(VOCODER, l_in=length, c_out=9, x_dtype=dtype, weight_dtype=dtype, precision=precision),
+            H200,
+            1 << 40,
         )
         for launch in plan.launches
     }

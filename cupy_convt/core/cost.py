@@ -16,6 +16,8 @@ def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float
         return cost_cpu.seconds(problem, plan, device)
     if plan.variant.startswith("implicit/"):
         return cost_implicit.seconds(problem, plan, device)
+    if plan.variant == "weight_stream":
+        return cost_implicit.stream_seconds(problem, plan, device)
     return cost_gpu.seconds(problem, plan, device)
 
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 
 #: CT_HALO and CT_ROW_BYTES of kernels/implicit.cuh, and the bytes of channels in a row of the x tile.
 HALO, ROW_BYTES, CHUNK_BYTES = 32, 80, 64
 #: Rows of at least this many columns start at places whose addresses are multiples of 32 bytes.
 _ALIGN_FROM, _ALIGN_TO = 512, 16
+#: Sums of a block that adds up parts: four for each thread, so that many blocks share the reading.
+_FINISH_SUMS = 1024
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Tile:
         return [(lane // 8 * (16 // item_bytes), lane % 8) for lane in range(min(32, 128 // item_bytes))]
 
 
+#: Sides of tensor-core tiles for few columns, for few rows, and for few of both.
+_SLIM = (64, 32), (32, 64), (32, 32)
+
+
 def _fma(*sides: tuple[int, int]) -> tuple[Tile, ...]:
     return tuple(Tile("fma", rows, columns, 128) for rows, columns in sides)
 
@@ -63,14 +70,14 @@ def _mma(unit: str, products: int, *sides: tuple[int, int]) -> tuple[Tile, ...]:
     return tuple(Tile(unit, rows, columns, 2 * columns, products) for rows, columns in sides)
 
 
-#: Tiles by dtype, for each kind of arithmetic the most economical first; the second is for products of few rows or
+#: Tiles by dtype, for each kind of arithmetic the most economical first; the others are for products of few rows or
 #: columns.
 TILES = {
-    "float16": _mma("mma", 1, (128, 128), (64, 64)),
-    "bfloat16": _mma("mma", 1, (128, 128), (64, 64)),
+    "float16": _mma("mma", 1, (128, 128), (64, 64), *_SLIM),
+    "bfloat16": _mma("mma", 1, (128, 128), (64, 64), *_SLIM),
     "float32": (
-        *_mma("tf32", 1, (128, 128), (64, 64)),
-        *_mma("3xtf32", 3, (128, 64), (64, 64)),
+        *_mma("tf32", 1, (128, 128), (64, 64), *_SLIM),
+        *_mma("3xtf32", 3, (128, 64), (64, 64), *_SLIM),
         *_fma((64, 128), (32, 64)),
     ),
     "float64": _fma((64, 64), (32, 32)),
@@ -92,6 +99,11 @@ def tiles(problem: Problem, device: DeviceSpec) -> tuple[Tile, ...]:
     if problem.x_dtype == "float32":
         found = tuple(tile for tile in found if tile.unit in allowed)
     return tuple(tile for tile in found if not tile.products or device.architecture >= TENSOR_CORES_FROM)
+
+
+def tile_of(problem: Problem, plan: Plan) -> Tile:
+    """The tile that a plan of this method runs."""
+    return next(tile for tile in TILES[problem.x_dtype] if tile.variant == plan.variant.split(" ")[0])
 
 
 # ---- geometry -------------------------------------------------------------------------------------------------------
@@ -171,13 +183,18 @@ def panel_taps(problem: Problem) -> int:
     return min(problem.phases.max_taps, HALO // step + 1)
 
 
+def steps(problem: Problem) -> int:
+    """Steps of the whole contraction: chunks of channels by taps, each one tile of weights."""
+    return chunks(problem) * problem.phases.max_taps
+
+
 def column_tiles(problem: Problem, tile: Tile) -> int:
     """Tiles of columns, over the whole batch."""
     return ceil_div(problem.batch * line(problem).columns, tile.columns)
 
 
 def blocks(problem: Problem, tile: Tile) -> int:
-    """Blocks of the product."""
+    """Tiles of the result, which are blocks of a product whose contraction is in one part."""
     return problem.groups * split(problem, tile).tiles * column_tiles(problem, tile)
 
 
@@ -210,6 +227,18 @@ def _stage_pitch(tile: Tile, phases: int, item_bytes: int) -> int:
         return sum(max(Counter(access).values()) for access in places)
 
     return least + min(range(banks), key=conflicts)
+
+
+def part_count(problem: Problem, tile: Tile) -> int:
+    """Sums of one part of the contraction, those of tiles that are not full included."""
+    rows = split(problem, tile)
+    return blocks(problem, tile) * rows.channels * rows.phases * tile.columns
+
+
+def finish_channels(problem: Problem, tile: Tile) -> int:
+    """Channels of a tile that one block of implicit_finish adds up."""
+    rows = split(problem, tile)
+    return max(1, min(rows.channels, _FINISH_SUMS // (rows.phases * tile.columns)))
 
 
 def shared_bytes(problem: Problem, tile: Tile) -> int:

@@ -7,12 +7,19 @@ Rows are (co, f), columns (n, u), the contraction is (ci, m): no zero is multipl
 tiles that are not full, and neither x nor the result is ever copied or transposed in memory. The weight is packed once,
 into tiles in the order in which the product reads them (kernels/pack_weights.cu).
 
+Where the tiles of one item are fewer than the multiprocessors, the contraction is also cut into parts, each a block of
+its own. Their sums meet in a workspace and are added in ascending order (kernels/implicit_finish.cu). The cut follows
+from one item and the device, never from the batch, so two plans of one `sum_order` give an item the same bits.
+
 Where s/c does not divide K, phases have fewer taps than J and the missing ones are zeros: there an infinity or NaN of x
 reaches fewer than s*d/c samples beyond its receptive field. Three TF32 products turn an infinity into NaN.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from cupy_convt.core.cost_implicit import contraction_parts
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.implicit_tiles import (
     CHUNK_BYTES,
@@ -22,12 +29,15 @@ from cupy_convt.core.implicit_tiles import (
     blocks,
     chunks,
     column_tiles,
+    finish_channels,
     in_runs,
     line,
     panel_taps,
+    part_count,
     shared_bytes,
     split,
     stage_pitch,
+    steps,
     tiles,
 )
 from cupy_convt.core.launch import (
@@ -43,16 +53,18 @@ from cupy_convt.core.launch import (
     Workspace,
     epilogue,
 )
-from cupy_convt.core.problem import ITEM_BYTES, Problem
+from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 
-_PACK_BLOCK = 256
+_PACK_BLOCK = _FINISH_BLOCK = 256
 
 
 def variants() -> tuple[Variant, ...]:
     """Every (kernel, defines) that a plan of this method can launch."""
     found = [(dtype, tile) for dtype, of_dtype in TILES.items() for tile in of_dtype]
     packs = [("pack_weights", _pack_defines(dtype, tile)) for dtype, tile in found]
-    return tuple(dict.fromkeys(packs + [(tile.kernel, _defines(dtype, tile)) for dtype, tile in found]))
+    products = [(tile.kernel, _defines(dtype, tile)) for dtype, tile in found]
+    finishes = [("implicit_finish", _finish_defines(dtype, tile)) for dtype, tile in found]
+    return tuple(dict.fromkeys(packs + products + finishes))
 
 
 def _defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
@@ -63,6 +75,10 @@ def _defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
 def _pack_defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
     row_major = int(tile.products > 0)
     return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_ROW_MAJOR", row_major)
+
+
+def _finish_defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
+    return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BN", tile.columns)
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
@@ -88,17 +104,20 @@ def why_not(problem: Problem, device: DeviceSpec) -> str:
 
 
 def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[Plan, ...]:
-    """One plan for each tile whose packed weights fit the limit."""
+    """Plans that fit the limit: one for each tile, one more with the contraction in parts where an item gains by it."""
     if not problem.batch or problem.l_out < 1 or why_not(problem, device):
         return ()
-    fitting = (tile for tile in tiles(problem, device) if shared_bytes(problem, tile) <= device.shared_bytes)
-    plans = (_plan(problem, tile) for tile in fitting)
+    plans = []
+    for tile in tiles(problem, device):
+        if shared_bytes(problem, tile) <= device.shared_bytes:
+            plans += [_plan(problem, tile, parts) for parts in sorted({1, item_parts(problem, tile, device)})]
     return tuple(plan for plan in plans if plan.workspace_bytes <= workspace_limit)
 
 
-def tile_of(problem: Problem, plan: Plan) -> Tile:
-    """The tile that a plan of this method runs."""
-    return next(tile for tile in TILES[problem.x_dtype] if tile.variant == plan.variant)
+def item_parts(problem: Problem, tile: Tile, device: DeviceSpec) -> int:
+    """Parts of the contraction: a function of one item of the batch, so that its bits are its own."""
+    parts = contraction_parts(replace(problem, batch=1), tile, device)
+    return parts if blocks(problem, tile) * parts <= GRID_LIMIT else 1
 
 
 def packed_count(problem: Problem, tile: Tile) -> int:
@@ -122,38 +141,83 @@ def _pack(problem: Problem, tile: Tile) -> Launch:
     return Launch("pack_weights", defines, _pack_blocks(problem, tile), _PACK_BLOCK, 0, arguments)
 
 
-def _product(problem: Problem, tile: Tile) -> Launch:
+def _product(problem: Problem, tile: Tile, parts: int) -> Launch:
     rows, phases, columns = split(problem, tile), problem.phases, line(problem)
-    inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
     numbers = (
         *(columns.columns, problem.batch, problem.c_in_group, problem.c_out_group, chunks(problem), phases.max_taps),
         *(panel_taps(problem), phases.input_step, len(phases.active), rows.channels, rows.phases, rows.phase_tiles),
-        *(rows.tiles, column_tiles(problem, tile), problem.kernel_size, problem.stride, problem.dilation),
-        *(phases.tap_step, inverse, int(in_runs(problem)), stage_pitch(problem, tile)),
+        *(rows.tiles, column_tiles(problem, tile), parts, steps(problem) // parts),
     )
+    out = "out" if parts == 1 else "parts"
     strides = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
     lengths = (I64(problem.l_in), I64(problem.l_out), I64(problem.p_left), I64(columns.first_u))
     integers = tuple(I32(n) for n in numbers)
-    arguments: tuple[Argument, ...] = ("x", "tiles", "bias", "out", *strides, *lengths, *integers, *epilogue(problem))
+    arguments: tuple[Argument, ...] = (
+        "x",
+        "tiles",
+        "bias",
+        out,
+        *strides,
+        *lengths,
+        *integers,
+        *_way_out(problem, tile),
+    )
     shared, defines = shared_bytes(problem, tile), _defines(problem.x_dtype, tile)
-    return Launch(tile.kernel, defines, blocks(problem, tile), tile.threads, shared, arguments)
+    return Launch(tile.kernel, defines, blocks(problem, tile) * parts, tile.threads, shared, arguments)
 
 
-def _plan(problem: Problem, tile: Tile) -> Plan:
+def _finish(problem: Problem, tile: Tile, parts: int) -> Launch:
+    rows, phases, columns = split(problem, tile), problem.phases, line(problem)
+    channels = finish_channels(problem, tile)
+    slices = ceil_div(rows.channels, channels)
+    numbers = (
+        *(columns.columns, problem.batch, problem.c_out_group, len(phases.active), rows.channels, rows.phases),
+        *(rows.phase_tiles, rows.tiles, column_tiles(problem, tile), parts, channels, slices),
+    )
+    arguments: tuple[Argument, ...] = (
+        *("parts", "bias", "out", Stride("out", 0), Stride("out", 1)),
+        *(I64(problem.l_out), I64(problem.p_left), I64(columns.first_u)),
+        *(*(I32(n) for n in numbers), *_way_out(problem, tile)),
+    )
+    shared = channels * stage_pitch(problem, tile) * ITEM_BYTES[problem.accumulator]
+    grid, defines = blocks(problem, tile) * slices, _finish_defines(problem.x_dtype, tile)
+    return Launch("implicit_finish", defines, grid, _FINISH_BLOCK, shared, arguments)
+
+
+def _way_out(problem: Problem, tile: Tile) -> tuple[Argument, ...]:
+    """What the product and implicit_finish end their lists with: which sample a row and a column are, the epilogue."""
+    phases = problem.phases
+    inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
+    taps = (problem.kernel_size, problem.stride, problem.dilation, phases.tap_step, inverse)
+    numbers = (*taps, int(in_runs(problem)), stage_pitch(problem, tile))
+    return (*(I32(n) for n in numbers), *epilogue(problem))
+
+
+def _plan(problem: Problem, tile: Tile, parts: int) -> Plan:
     rows = split(problem, tile)
     packed = Workspace("tiles", packed_count(problem, tile), problem.weight_dtype)
     geometry = (problem.weight_shape, problem.groups, problem.stride, problem.dilation, problem.weight_dtype)
-    notes = (
+    notes: tuple[str, ...] = (
         f"{blocks(problem, tile)} tiles of {rows.channels} channels x {rows.phases} of {len(problem.phases.active)}"
         f" phases ({tile.rows} rows) by {tile.columns} columns",
     )
+    order = tile.variant if tile.products else tile.unit
+    suffix = ""
+    launches: tuple[Launch, ...] = (_product(problem, tile, parts),)
+    workspaces: tuple[Workspace, ...] = ()
+    if parts > 1:
+        launches += (_finish(problem, tile, parts),)
+        workspaces = (Workspace("parts", parts * part_count(problem, tile), problem.accumulator),)
+        notes += (f"contraction in {parts} parts of {steps(problem) // parts} steps",)
+        order, suffix = f"{order} by {steps(problem) // parts}", f" in {parts} parts"
     return Plan(
         "gemm",
-        tile.variant,
-        (_product(problem, tile),),
+        tile.variant + suffix,
+        launches,
+        workspaces,
         packing_steps=(_pack(problem, tile),),
         packed=(packed,),
         packing_key=("implicit", tile.kernel, tile.rows, rows, *geometry),
         notes=notes,
-        sum_order=tile.variant if tile.products else tile.unit,
+        sum_order=order,
     )

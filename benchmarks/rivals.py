@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Who is timed against whom: calls that take the same arrays and give the same result.
 
-Each maker returns a call without arguments, or None where the rival cannot do the row. Every call allocates its result,
-as a user's would.
+Each maker returns a call without arguments, or None where the rival cannot do the row or is not installed. Every call
+allocates its result, as a user's would. scipy.signal.fftconvolve and oaconvolve know no stride: they get the signal
+with s - 1 zeros after each sample, which the call makes; so they do s times the work of a polyphase form, and the tables
+say what would be left of their ratio if they did not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cupy_convt as ct
+from benchmarks.onnx_model import conv_transpose
 from benchmarks.workloads import Workload
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.engines.cpu import CpuEngine
@@ -26,6 +29,12 @@ Call = Callable[[], Array]
 
 #: upfirdn visits every tap of every sample of the result, in x or not; beyond so many it is not worth waiting for.
 UPFIRDN_STEPS = 2 * 10**10
+
+
+#: Bytes that a rival may make beside its arguments and its result: columns, a zero-stuffed signal.
+RIVAL_BYTES = 1 << 30
+#: The rivals that work on the zero-stuffed signal.
+STUFFED = ("fftconvolve", "oaconvolve")
 
 
 @dataclass(frozen=True)
@@ -99,24 +108,110 @@ def torch_call(workload: Workload, arrays: Arrays, threads: int) -> Call:
     return call
 
 
-def upfirdn_call(workload: Workload, arrays: Arrays) -> Call | None:
-    """scipy.signal.upfirdn, for one channel of a dtype it knows; the crop is a view, the bias one addition."""
-    if not workload.is_mono or arrays.x.dtype.name not in ("float32", "float64"):
-        return None
-    from scipy.signal import upfirdn
+def fold_call(workload: Workload, arrays: Arrays) -> Call | None:
+    """One product for all taps in PyTorch, then torch.nn.functional.fold, which adds the columns up."""
+    import torch
 
-    problem = workload.problem()
-    if problem.l_out * problem.phases.max_taps > UPFIRDN_STEPS:
+    problem = workload.problem(arrays.x.dtype.name)
+    columns = problem.batch * problem.c_out * problem.kernel_size * problem.l_in * arrays.x.itemsize
+    known = arrays.x.dtype.name in ("float32", "float64")
+    if not known or columns > RIVAL_BYTES or workload.output_padding >= workload.stride:
         return None
-    taps, bias = arrays.weight[0, 0], arrays.bias[0]
+    groups, per_group = problem.groups, problem.c_in_group
+    x, weight, bias = (torch.from_numpy(array) for array in (arrays.x, arrays.weight, arrays.bias))
+    left = weight.view(groups, per_group, -1).transpose(1, 2)
+    window = {
+        "output_size": (1, problem.l_out),
+        "kernel_size": (1, problem.kernel_size),
+        "dilation": (1, problem.dilation),
+        "padding": (0, workload.padding),
+        "stride": (1, problem.stride),
+    }
 
     def call() -> Array:
-        full = upfirdn(taps, arrays.x, up=workload.stride)
-        missing = problem.p_left + problem.l_out - full.shape[-1]
-        if missing > 0:
-            full = np.pad(full, ((0, 0), (0, 0), (0, missing)))
-        out: Array = full[..., problem.p_left : problem.p_left + problem.l_out]
-        out += bias
+        with torch.inference_mode():
+            products = torch.matmul(left, x.view(problem.batch, groups, per_group, problem.l_in))
+            folded = torch.nn.functional.fold(products.flatten(1, 2), **window)[:, :, 0]
+            out: Array = folded.add_(bias[:, None]).numpy()
         return out
 
     return call
+
+
+def onnx_call(workload: Workload, arrays: Arrays, threads: int) -> Call | None:
+    """ONNX Runtime's CPU operator, where it is installed; float32 only."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    if arrays.x.dtype != np.float32:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = conv_transpose(**workload.arguments, taps=workload.k)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feed = {"x": arrays.x, "weight": arrays.weight, "bias": arrays.bias}
+
+    def call() -> Array:
+        out: Array = session.run(["y"], feed)[0]
+        return out
+
+    return call
+
+
+def _is_scipys(workload: Workload, arrays: Arrays) -> bool:
+    """Whether the row is one channel of a dtype that scipy.signal keeps."""
+    return workload.is_mono and arrays.x.dtype.name in ("float32", "float64")
+
+
+def _cropped(workload: Workload, full: Array, bias: Array) -> Array:
+    """The row's samples of a full response: the crop is a view, the bias one addition."""
+    problem = workload.problem()
+    missing = problem.p_left + problem.l_out - full.shape[-1]
+    if missing > 0:
+        full = np.pad(full, ((0, 0), (0, 0), (0, missing)))
+    out: Array = full[..., problem.p_left : problem.p_left + problem.l_out]
+    out += bias[0]
+    return out
+
+
+def upfirdn_call(workload: Workload, arrays: Arrays) -> Call | None:
+    """scipy.signal.upfirdn, for one channel of a dtype it knows."""
+    problem = workload.problem()
+    if not _is_scipys(workload, arrays) or problem.l_out * problem.phases.max_taps > UPFIRDN_STEPS:
+        return None
+    from scipy.signal import upfirdn
+
+    taps = arrays.weight[0, 0]
+    return lambda: _cropped(workload, upfirdn(taps, arrays.x, up=workload.stride), arrays.bias)
+
+
+def stuffed_calls(workload: Workload, arrays: Arrays) -> dict[str, Call]:
+    """scipy.signal.fftconvolve and oaconvolve, for one channel, of the zero-stuffed signal."""
+    problem = workload.problem(arrays.x.dtype.name)
+    # a transform holds the padded signal, its spectrum and the result
+    if not _is_scipys(workload, arrays) or 4 * (problem.x_bytes * problem.stride + problem.out_bytes) > RIVAL_BYTES:
+        return {}
+    from scipy import signal
+
+    def stuffed() -> Array:
+        zeros: Array = np.zeros((problem.batch, 1, (problem.l_in - 1) * problem.stride + 1), arrays.x.dtype)
+        zeros[..., :: problem.stride] = arrays.x
+        return zeros
+
+    return {
+        "fftconvolve": lambda: _cropped(workload, signal.fftconvolve(stuffed(), arrays.weight, axes=2), arrays.bias),
+        "oaconvolve": lambda: _cropped(workload, signal.oaconvolve(stuffed(), arrays.weight, axes=2), arrays.bias),
+    }
+
+
+def every_rival(workload: Workload, arrays: Arrays, threads: int) -> dict[str, Call]:
+    """All that can do the row here, by name; PyTorch always can."""
+    found: dict[str, Call | None] = {
+        "torch": torch_call(workload, arrays, threads),
+        "torch fold": fold_call(workload, arrays),
+        "onnxruntime": onnx_call(workload, arrays, threads),
+        "upfirdn": upfirdn_call(workload, arrays),
+        **stuffed_calls(workload, arrays),
+    }
+    return {name: call for name, call in found.items() if call is not None}

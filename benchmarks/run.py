@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rivals, workloads
+from benchmarks.host import host_cost
 from benchmarks.timing import Timing, interleaved
 from cupy_convt.core.cost_cpu import seconds
 from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, choose
@@ -49,10 +50,13 @@ def environment() -> dict[str, Any]:
         "cpu_flags": flags,
         "cores": CpuEngine().device().multiprocessors,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("numpy", "scipy", "torch", "ml_dtypes", "cupy-convt")},
+        "versions": {
+            name: _version(name) for name in ("numpy", "scipy", "torch", "onnxruntime", "ml_dtypes", "cupy-convt")
+        },
         "date": datetime.date.today().isoformat(),
         "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
         "protocol": "interleaved calls, ratios of fastest runs; see benchmarks/timing.py",
+        "host_us": host_cost(),
         "cores_at_hand": round(cores_at_hand(), 2),
         "bounds": {
             "macs": workloads.MAX_MACS,
@@ -89,10 +93,7 @@ def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_metho
     problem, device = workload.problem(dtype), CpuEngine().device()
     choice = choose(problem, device)
     calls: dict[str, rivals.Call] = {"ours": rivals.ours(workload, arrays)}
-    calls["torch"] = rivals.torch_call(workload, arrays, device.multiprocessors)
-    upfirdn = rivals.upfirdn_call(workload, arrays)
-    if upfirdn is not None:
-        calls["upfirdn"] = upfirdn
+    calls |= rivals.every_rival(workload, arrays, device.multiprocessors)
     if workload.kind == "dense":
         calls["prepared"] = rivals.prepared(workload, arrays)
     budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if quick else {}

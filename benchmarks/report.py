@@ -24,7 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLOT = RESULTS / "cpu.svg"
 KINDS = ("one channel", "depthwise", "dense", "long taps")
-RIVALS = {"torch": "PyTorch", "upfirdn": "scipy.signal.upfirdn"}
+RIVALS = {
+    "torch": "PyTorch",
+    "torch fold": "PyTorch product and fold",
+    "onnxruntime": "ONNX Runtime",
+    "upfirdn": "scipy.signal.upfirdn",
+    "fftconvolve": "fftconvolve",
+    "oaconvolve": "oaconvolve",
+}
+#: Those that work on the zero-stuffed signal.
+STUFFED = ("fftconvolve", "oaconvolve")
 
 Row = dict[str, Any]
 
@@ -37,6 +46,24 @@ def load(name: str) -> dict[str, Any]:
 
 def _ratios(rows: list[Row], rival: str) -> list[float]:
     return sorted(row["rivals"][rival]["ratio"] for row in rows if rival in row["rivals"])
+
+
+def present(rows: list[Row]) -> dict[str, str]:
+    """The rivals that were timed in some row: name and title."""
+    return {name: title for name, title in RIVALS.items() if any(name in row["rivals"] for row in rows)}
+
+
+def _stride(row: Row) -> int:
+    found = re.search(r"stride=(\d+)", row["problem"])
+    return int(found[1]) if found else 1
+
+
+def _ratio(row: Row, rival: str) -> str:
+    """The ratio to a rival; in brackets what a rival on the zero-stuffed signal would have left without the zeros."""
+    if rival not in row["rivals"]:
+        return "-"
+    ratio = row["rivals"][rival]["ratio"]
+    return f"{ratio:.2f}" + (f" ({ratio / _stride(row):.2g})" if rival in STUFFED else "")
 
 
 def _digits(value: float) -> str:
@@ -66,16 +93,17 @@ def own_rows(data: dict[str, Any]) -> list[Row]:
 def summary_table(data: dict[str, Any]) -> str:
     """Ratios by kind of row: how many times faster than each rival."""
     rows = own_rows(data)
+    titles = present(rows)
     lines = [
         "Times faster than each rival, its fastest run over ours: least / **median** / most over the rows of a kind",
         "(below 1: slower).",
         "",
-        "| rows | " + " | ".join(RIVALS.values()) + " |",
-        "|---|" + "---|" * len(RIVALS),
+        "| rows | " + " | ".join(titles.values()) + " |",
+        "|---|" + "---|" * len(titles),
     ]
     for kind in KINDS:
         chosen = [row for row in rows if row["kind"] == kind]
-        cells = " | ".join(_span(_ratios(chosen, rival)) for rival in RIVALS)
+        cells = " | ".join(_span(_ratios(chosen, rival)) for rival in titles)
         lines.append(f"| {len(chosen)} {kind} | {cells} |")
     losing = sorted((row["ratio"], row["name"]) for row in rows if row["ratio"] < 1)
     text = ", ".join(f"{name} ({_digits(ratio)})" for ratio, name in losing)
@@ -86,11 +114,12 @@ def summary_table(data: dict[str, Any]) -> str:
 
 def full_table(data: dict[str, Any]) -> str:
     """Every row: what ran, its time and spread, and the ratio to each rival."""
+    titles = present(data["rows"])
     lines = [
         "| row | dtype | chosen | ms | spread | prepared | PyTorch, medians | "
-        + " | ".join(RIVALS.values())
+        + " | ".join(titles.values())
         + " | largest difference |",
-        "|---|---|---|---|---|---|---|" + "---|" * (len(RIVALS) + 1),
+        "|---|---|---|---|---|---|---|" + "---|" * (len(titles) + 1),
     ]
     for row in data["rows"]:
         ours = row["ours"]
@@ -104,10 +133,14 @@ def full_table(data: dict[str, Any]) -> str:
             f"{100 * spread:.0f} %",
             f"{ours['median_ms'] / ahead:.2f}" if ahead else "-",
             f"{row['rivals']['torch']['median_ratio']:.2f}",
-            *(f"{row['rivals'][name]['ratio']:.2f}" if name in row["rivals"] else "-" for name in RIVALS),
+            *(_ratio(row, name) for name in titles),
             f"{max(rival['error'] for rival in row['rivals'].values()):.0e}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if any(name in titles for name in STUFFED):
+        lines += ["", "fftconvolve and oaconvolve get the zero-stuffed signal; in brackets, their time divided by s."]
+    if "host_us" in data["environment"]:
+        lines += ["", _host(data["environment"]["host_us"])]
     regrets = sorted(row["regret"] for row in data["rows"] if "regret" in row)
     if regrets:
         within = [row for row in data["rows"] if 0.5 <= row["predicted_ms"] / row["ours"]["median_ms"] <= 2]
@@ -119,6 +152,13 @@ def full_table(data: dict[str, Any]) -> str:
             f"Predictions within a factor of 2: {100 * len(within) / len(data['rows']):.0f} % of the rows.",
         ]
     return "\n".join(lines)
+
+
+def _host(costs: dict[str, dict[str, float]]) -> str:
+    """One sentence about the host's path."""
+    kinds = [kind for kind in next(iter(costs.values())) if kind != "launches"]
+    parts = [f"{name} {', '.join(f'{costs[name][kind]:.1f}' for kind in kinds)}" for name in costs]
+    return f"Python before the launch on the GPU path, launches stubbed ({', '.join(kinds)}), us: {'; '.join(parts)}."
 
 
 def draw(data: dict[str, Any], path: Path) -> None:

@@ -3,8 +3,8 @@
 
 Each maker returns a call without arguments, or None where the rival cannot do the row or is not installed. Every call
 allocates its result, as a user's would. scipy.signal.fftconvolve and oaconvolve know no stride: they get the signal
-with s - 1 zeros after each sample, which the call makes; so they do s times the work of a polyphase form, and the tables
-say what would be left of their ratio if they did not.
+with s - 1 zeros after each sample, which the call makes; so they do s times the work of a polyphase form, and the
+tables say what would be left of their ratio if they did not.
 """
 
 from __future__ import annotations

@@ -65,3 +65,17 @@ def test_a_stale_plot_is_drawn_again(tmp_path: Path) -> None:
     data = {"environment": ENVIRONMENT, "rows": [row("good", 3.0), row("bad", 0.8)]}
     report.draw(data, tmp_path / "plot.svg")
     assert report.fingerprint(data) in (tmp_path / "plot.svg").read_text()
+
+
+def test_rivals_have_columns_where_they_were_timed() -> None:
+    rows = [row("a", 3.0, problem="(1, 1, 9) -> (1, 1, 36) K=5 stride=4 crop=(0, 0) float32"), row("b", 2.0)]
+    rows[0]["rivals"]["oaconvolve"] = {"ratio": 10.0, "median_ratio": 9.0, "error": 2e-6}
+    costs = {"dense": {"call": 9.04, "prepared": 5.0, "launches": 1}}
+    text = report.full_table({"environment": {**ENVIRONMENT, "host_us": costs}, "rows": rows})
+    head, _, first, second = text.splitlines()[:4]
+    assert head.endswith("| PyTorch, medians | PyTorch | oaconvolve | largest difference |")
+    assert first.endswith("| 3.00 | 3.00 | 10.00 (2.5) | 2e-06 |")
+    assert second.endswith("| 2.00 | 2.00 | - | 1e-06 |")
+    assert "their time divided by s" in text
+    assert "launches stubbed (call, prepared), us: dense 9.0, 5.0." in text
+    assert "| rows | PyTorch | oaconvolve |" in report.summary_table({"environment": ENVIRONMENT, "rows": rows})

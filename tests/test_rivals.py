@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import rivals, workloads
+from benchmarks import rivals
 from benchmarks.onnx_model import conv_transpose
 from benchmarks.workloads import Workload
 
@@ -117,7 +117,3 @@ def test_onnx_runtime_takes_the_model() -> None:
         assert call is not None
         np.testing.assert_allclose(call(), rivals.ours(row, arrays)(), rtol=1e-4, atol=1e-4)
     assert rivals.onnx_call(ROWS["half"], rivals.make_arrays(ROWS["half"], "float16"), 1) is None
-
-
-def test_every_public_row_has_its_rivals() -> None:
-    assert len(list(workloads.load())) == 81

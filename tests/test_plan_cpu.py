@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.workloads import load
 from cupy_convt.core.cost_cpu import seconds
 from cupy_convt.core.device import preset
-from cupy_convt.core.plan_cpu import METHODS, candidates, fast_length, why_not
+from cupy_convt.core.plan_cpu import METHODS, candidates, why_not
 from cupy_convt.core.problem import DTYPES, Problem
 from cupy_convt.core.rows_cpu import row_grid
 
@@ -97,14 +97,3 @@ def test_packed_weights_are_shared_between_lengths() -> None:
     other = replace(long, p_left=41)
     keys = [{p.name: p.packing_key for p in candidates(q, CPU, LIMIT)} for q in (short, long, other)]
     assert keys[0]["gemm/toeplitz16"] == keys[1]["gemm/toeplitz16"] != keys[2]["gemm/toeplitz16"]
-
-
-@given(st.integers(1, 1 << 20))
-@settings(max_examples=200, deadline=None)
-def test_fast_length(minimum: int) -> None:
-    length = fast_length(minimum)
-    assert minimum <= length and length % 2 == 0
-    for prime in (2, 3, 5):
-        while length % prime == 0:
-            length //= prime
-    assert length == 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import log2
 
 from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.phases_cpu import rows_of
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
@@ -20,6 +21,8 @@ from cupy_convt.core.tiles_cpu import DENSE_TAPS
 
 #: The peak (flop/s, float32) of the machine that the constants below are from.
 FITTED_PEAK = 150e9
+#: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
+PROVENANCE = "runs of benchmarks.run --all-methods before the committed one: AMD EPYC, 2 cores"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Constants:
     columns_element: float = 3.8e-10
     rows_element: float = 7.1e-10
     rows_loop: float = 2e-09
+    phases_call: float = 6e-05
+    phases_tile: float = 6e-05
+    phases_rate: float = 190e9
+    phases_half_depth: float = 26
+    phases_half_width: float = 10
+    phases_input: float = 1e-09
+    phases_result: float = 5e-10
+    phases_pack: float = 1e-09
     toeplitz_call: float = 6e-05
     toeplitz_product: float = 7e-08
     toeplitz_rate: float = 152e9
@@ -59,7 +70,8 @@ FITTED = Constants()
 def seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
     """Predicted seconds of one unprepared call."""
     real, grid = RealShape.of(problem), row_grid(problem)
-    model = {"direct": _direct, "fft": _fft}.get(plan.method, _toeplitz if plan.block else _dense)
+    product = _phases if plan.form else _toeplitz if plan.block else _dense
+    model = {"direct": _direct, "fft": _fft}.get(plan.method, product)
     return model(problem, plan, device, real, grid, constants)
 
 
@@ -106,6 +118,22 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     return calls + 2 * products * repeated * real.c_in / rate + (adding + outputs) * element / device.multiprocessors
 
 
+def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
+    assert plan.form is not None
+    form, sections = plan.form, plan.form.sections(problem.phases.max_taps)
+    first, stop = rows_of(problem)
+    columns = real.planes * problem.batch * problem.groups * ceil_div(stop - first, form.outputs) * form.points
+    depth, width = sections * real.c_in, real.c_out * problem.stride
+    cuts = ceil_div(problem.c_out_group, plan.channel_tile)
+    tiles = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile) * problem.groups * cuts
+    rate = c.phases_rate * _scale(real, device)
+    rate *= depth / (depth + c.phases_half_depth) * width / (width + c.phases_half_width)
+    each = columns * (min(cuts, device.multiprocessors) * depth * c.phases_input + width * c.phases_result)
+    each = each * _passes(real) + tiles * c.phases_tile
+    packing = plan.packed_bytes / real.item * c.phases_pack
+    return c.phases_call + 2.0 * columns * depth * width / rate + (each + packing) / device.multiprocessors
+
+
 def _toeplitz(
     problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants
 ) -> float:
@@ -126,9 +154,13 @@ def _toeplitz(
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
-    length, valid = plan.fft_length, plan.fft_length - grid.span
-    signals = real.planes * problem.batch * problem.groups * ceil_div(grid.rows, valid)
+    form = plan.fft
+    assert form is not None
+    length = form.length
+    signals = real.planes * problem.batch * problem.groups * form.windows
     inputs = signals * real.c_in * length
+    if form.kind != "blocks":
+        inputs //= max(form.windows, 1)
     results = signals * real.c_out * max(grid.active, 1) * length
     repeated = ceil_div(problem.c_out_group, plan.channel_tile)
     levels = log2(length)

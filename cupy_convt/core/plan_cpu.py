@@ -10,17 +10,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS, dense_tile, fit
+from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm, fft_forms
 
 METHODS = ("direct", "gemm", "fft")
 #: Rows of the blocks that the block-Toeplitz product may use.
 TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
+#: Input channels from which adding up spectra is left to BLAS.
+MATRIX_CHANNELS = 4
+#: Points of the filters that are transformed together.
+PACKED_POINTS = 1 << 16
+#: Samples that the transforms of one tile give, and samples in all from which every core gets a tile.
+FFT_CELLS, PARALLEL_POINTS = 1 << 19, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class CpuPlan:
     """What the CPU engine does for one problem, as data.
 
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
-    and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `fft_length` the points of a transform.
+    and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `form` that of short filters, `fft`
+    that of transforms.
     Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
     Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
     """
@@ -40,7 +50,8 @@ class CpuPlan:
     channel_tile: int
     row_tile: int
     block: int = 0
-    fft_length: int = 0
+    form: Form | None = None
+    fft: FftForm | None = None
     workspace_bytes: int = 0
     packing_key: tuple[object, ...] = ()
     packed_bytes: int = 0
@@ -145,6 +156,36 @@ def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     return plans
 
 
+def _phases(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Products phase by phase, plain and by minimal filters."""
+    real, workers = RealShape.of(problem), _workers(device)
+    plans = []
+    for form in phase_forms(problem):
+        sections = form.sections(problem.phases.max_taps)
+        packed = form.points * problem.groups * sections * real.c_in * real.c_out * problem.stride * real.item
+        cells = max(limit - packed - _converted_weight(problem, real), 0) // (workers * real.item)
+        cut = phase_tiles(problem, form, cells // 2, workers)
+        columns = real.planes * cut.items * cut.groups
+        inputs = columns * sections * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
+        results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride
+        tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
+        plans.append(
+            CpuPlan(
+                "gemm",
+                form.name,
+                cut.items,
+                1,
+                cut.channels,
+                cut.groups * form.outputs,
+                form=form,
+                workspace_bytes=tile * real.item * workers + packed + _converted_weight(problem, real),
+                packing_key=("phases", form, real.c_in, is_complex(problem.x_dtype)),
+                packed_bytes=packed,
+            )
+        )
+    return plans
+
+
 def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Blocks of rows as one product with a banded matrix of taps."""
     real, grid = RealShape.of(problem), row_grid(problem)
@@ -182,73 +223,95 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
     return plans
 
 
-@lru_cache(maxsize=4096)
-def fast_length(minimum: int) -> int:
-    """The least 2^a 3^b 5^c >= minimum that is even: transforms of such lengths are fast."""
-    best = 1 << max(1, (minimum - 1).bit_length())
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            quotient = ceil_div(minimum, three)
-            candidate = three << max(1, (quotient - 1).bit_length())
-            best = min(best, candidate) if candidate >= minimum else best
-            three *= 3
-        five *= 5
-    return best
-
-
-def _fft_lengths(grid: RowGrid) -> list[int]:
-    whole = fast_length(grid.rows + grid.span)
-    lengths = {whole}
-    shortest = max(64, 2 * (grid.span + 1))
-    for factor in (1, 2, 4, 8, 16):
-        length = 1 << (shortest * factor - 1).bit_length()
-        if length < whole:
-            lengths.add(length)
-    return sorted(lengths)
-
-
 def _fft(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
-    """Overlap-save blocks of several lengths, and one block for everything."""
+    """Windows of x or of the taps, of several lengths, and one transform for everything."""
     real, grid = RealShape.of(problem), row_grid(problem)
-    plans = []
-    for length in _fft_lengths(grid):
-        valid = length - grid.span
-        phases = max(grid.active, 1)
-        packed = problem.groups * real.c_in * real.c_out * phases * (length // 2 + 1) * 2 * real.item
-        outputs = real.c_out // problem.c_out_group
-        share = max(limit - packed, 0) // _workers(device) // real.item
-        cells = max(min(1 << 18, share // 4), 1)
-        source, result = length * real.c_in * real.planes, length * phases * outputs * real.planes
-        channel_tile = min(problem.c_out_group, max(cells - source, source, result) // result)
-        channel_tile = ceil_div(problem.c_out_group, ceil_div(problem.c_out_group, channel_tile))
-        blocks, group_tile, batch_tile = fit(
-            cells,
-            (ceil_div(grid.rows, valid), source + channel_tile * result),
-            (problem.groups, 1),
-            (problem.batch, 1),
-        )
-        if channel_tile < problem.c_out_group:
-            group_tile = 1
-        inputs = real.planes * batch_tile * group_tile * real.c_in * blocks * length
-        results = real.planes * batch_tile * group_tile * channel_tile * outputs * blocks * length * phases
-        plans.append(
-            CpuPlan(
-                "fft",
-                f"blocks{length}",
-                batch_tile,
-                group_tile,
-                channel_tile,
-                blocks * valid,
-                fft_length=length,
-                workspace_bytes=packed + (3 * inputs + 3 * results) * real.item * _workers(device),
-                packing_key=("spectrum", length, *_packing(problem)),
-                packed_bytes=packed,
-            )
-        )
+    plans = [_fft_plan(problem, device, limit, real, grid, form) for form in fft_forms(problem, real, grid)]
     smallest = min(plans, key=lambda plan: plan.workspace_bytes)
     return [plan for plan in plans if plan.workspace_bytes <= limit] or [smallest]
+
+
+def _fft_plan(
+    problem: Problem, device: DeviceSpec, limit: int, real: RealShape, grid: RowGrid, form: FftForm
+) -> CpuPlan:
+    phases, workers = len(problem.phases.active), _workers(device)
+    outputs = real.c_out // problem.c_out_group
+    filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows
+    packed = filters * form.bins * 2 * real.item
+    tables = 4 * form.bins * real.item if form.split else 0
+    # the filters of one channel, windows of the padded taps, and their spectra
+    packing = 3 * max(PACKED_POINTS, form.tap_windows * phases * form.length) * workers * real.item
+    cells = FFT_CELLS
+    while True:
+        tile = _fft_tile(problem, real, form, cells, workers)
+        batch_tile, group_tile, channel_tile, windows = tile
+        signals = real.planes * batch_tile * group_tile
+        x_windows = windows if form.kind == "blocks" else 1
+        inputs = signals * real.c_in * x_windows
+        results = signals * channel_tile * outputs * windows * phases
+        sums = 3 if 1 < real.c_in < MATRIX_CHANNELS else 2
+        reals = inputs * (form.length + 4 * form.bins) + results * (form.length + 2 * (sums - 1) * form.bins)
+        if real.converted:
+            reals += signals * (
+                real.c_in * form.length + 2 * channel_tile * outputs * form.hop * windows * problem.stride
+            )
+        workspace = packed + tables + max(packing, reals * real.item * workers)
+        if workspace <= limit or tile == _fft_tile(problem, real, form, 1, workers):
+            break
+        cells //= 2
+    return CpuPlan(
+        "fft",
+        f"{form.kind}{form.length}",
+        batch_tile,
+        group_tile,
+        channel_tile,
+        grid.rows if form.kind == "whole" else windows * form.hop,
+        fft=form,
+        workspace_bytes=workspace,
+        packing_key=("spectrum", *form.packing, *_packing(problem)),
+        packed_bytes=packed,
+    )
+
+
+def _fft_tile(problem: Problem, real: RealShape, form: FftForm, cells: int, workers: int) -> tuple[int, int, int, int]:
+    """(batch_tile, group_tile, channel_tile, windows of a tile): near `cells` results, and work for every core."""
+    phases, windows = len(problem.phases.active), max(form.windows, 1)
+    outputs = real.c_out // problem.c_out_group
+    source, result = form.length * real.c_in * real.planes, form.length * phases * outputs * real.planes
+    per_window = source if form.kind == "blocks" else 0
+    channel_tile = ceil_div(
+        problem.c_out_group, ceil_div(problem.c_out_group, max(cells - source, source, result) // result)
+    )
+    extents = [windows, problem.groups, problem.batch, problem.c_out_group]
+    sizes = fit(cells, (windows, per_window + channel_tile * result), (problem.groups, 1), (problem.batch, 1))
+    sizes.append(channel_tile)
+    if channel_tile < problem.c_out_group:
+        sizes[1] = 1
+    lanes = 1 if form.split else VECTOR_BYTES // real.item
+    busy = prod(extents) * result > PARALLEL_POINTS
+    # one dimension is cut to suit the lanes and the cores: the first that is cut already, or that can be
+    cut = [axis for axis in range(4) if sizes[axis] < extents[axis]]
+    able = [axis for axis in (2, 1, 0, 3) if extents[axis] > 1 and not (axis == 3 and sizes[1] > 1)]
+    if (cut or able) and busy:
+        axis = (cut or able)[0]
+        others = prod(ceil_div(extents[i], sizes[i]) for i in range(4) if i != axis)
+        sizes[axis] = _even(extents[axis], sizes[axis], lanes, others, workers)
+    return sizes[2], sizes[1], sizes[3], sizes[0]
+
+
+def _even(extent: int, most: int, lanes: int, others: int, workers: int) -> int:
+    """The size, at most `most`, of tiles that keep the workers busy for the shortest time, in multiples of `lanes`.
+
+    A call of a transform for a tile costs about as much as half a lane of it; `others` is how often the tiles come.
+    """
+
+    def time(size: int) -> float:
+        rounds = ceil_div(ceil_div(extent, size) * others, workers)
+        return rounds * (ceil_div(size, lanes) * lanes + 0.5 * lanes)
+
+    multiples = range(most // lanes * lanes, most // 8, -lanes)
+    best: int = min((most, *multiples, *range(min(most, lanes), 0, -1)), key=time)
+    return best
 
 
 def why_not(problem: Problem, method: str) -> str | None:
@@ -262,5 +325,5 @@ def why_not(problem: Problem, method: str) -> str | None:
 def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[CpuPlan, ...]:
     """Every plan that can take the problem, of all methods."""
     problem = replace(problem, batch=max(problem.batch, 1))
-    makers = (_direct, _dense, _toeplitz, _fft)
+    makers = (_direct, _dense, _phases, _toeplitz, _fft)
     return tuple(plan for maker in makers for plan in maker(problem, device, workspace_limit))

@@ -1,68 +1,53 @@
 # SPDX-License-Identifier: MIT
 """Long taps: one forward transform for all phases, and inverse transforms that interleave what they write.
 
-Every phase r is a plain convolution of x with its own taps h_r, so with X the transform of a block of x
+Every phase r is a plain convolution of x with its own taps h_r, so with X the transform of a window of x
 
     y[q s + r] = inverse(X H_r)[q]
 
 The s products are kept side by side, (bins, s), and inverted along the bins' axis: the result (q, s) is the block of y
-in order, interleaved by the transform's own stride; the zero-stuffed signal never exists. Blocks overlap by `span`
-inputs, as many rows as the circular convolution spoils (overlap-save). Several input channels are added up bin by bin,
-as a product of matrices when there are many.
+in order, interleaved by the transform's own stride; the zero-stuffed signal never exists. Windows are of x, or of the
+taps where those are the longer ones, and overlap by as many samples as the circular convolution spoils
+(core/transforms_cpu.py). Several input channels are added up bin by bin, as a product of matrices when there are many.
 
 It wins from about a hundred taps a phase for one channel, from more for a dense layer. Its error is relative to the
-loudest part of a block, not of a sample, and a NaN spreads over its block.
+loudest part of a window, not of a sample, and a NaN spreads over its window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import scipy.fft
 
-from cupy_convt.core.plan_cpu import CpuPlan
-from cupy_convt.core.problem import Problem
+from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, PACKED_POINTS, CpuPlan
+from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.transforms_cpu import FftForm
 from cupy_convt.engines.cpu_arrays import Pieces
-from cupy_convt.engines.cpu_direct import DirectTile
-from cupy_convt.engines.cpu_direct import tiles as direct_tiles
-from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
+from cupy_convt.engines.cpu_threads import Array, Scratch, cores, for_each
+from cupy_convt.engines.cpu_transforms import complex_of, forward, inverse
 
-#: Input channels from which adding up spectra is left to BLAS.
-MATRIX_CHANNELS = 4
-#: Points of the filters that are transformed together, and bins from which packing uses all cores.
-PACKED_POINTS, PARALLEL_BINS = 1 << 17, 1 << 16
+#: Bins from which packing uses all cores, and samples of a lone transform from which SciPy's own threads do.
+PARALLEL_BINS, PARALLEL_SAMPLES = 1 << 16, 1 << 18
+#: Phases between these are multiplied one after the other: a loop over so few at a time would be all overhead.
+FEW_PHASES = range(2, 6)
 
 
-def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
-    """Spectra of the phases: (g, ci, co, bins, phases), or (g, bins, ci, co, phases) for many input channels."""
-    real, grid, length = RealShape.of(problem), row_grid(problem), plan.fft_length
-    grouped = weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
-    residues = active_residues(problem)
-    bins, phases = length // 2 + 1, len(residues)
-    many = real.c_in >= MATRIX_CHANNELS
-    channels = real.c_in, real.c_out
-    shape = (problem.groups, bins, *channels, phases) if many else (problem.groups, *channels, bins, phases)
-    packed = np.empty(shape, _complex(weight))
-    spectra = packed.transpose(0, 2, 3, 1, 4) if many else packed
+@dataclass(frozen=True)
+class FftTile:
+    """Part of the result: items, groups, channels within each of them, rows; and the windows those rows come from."""
 
-    def work(groups: slice, scratch: Scratch) -> None:
-        taps = scratch.get("taps", (groups.stop - groups.start, real.c_out, length, phases), weight.dtype)
-        taps[...] = 0
-        for ci in range(real.c_in):
-            for index, (_, first_tap, count, lead) in enumerate(residues):
-                delay = grid.lookahead - lead
-                stop = delay + (count - 1) * grid.input_step + 1
-                taps[:, :, delay : stop : grid.input_step, index] = grouped[groups, ci, :, first_tap :: grid.tap_step]
-            spectra[groups, ci] = scipy.fft.rfft(taps, axis=2)
+    items: slice
+    groups: slice
+    channels: slice
+    rows: slice
+    windows: slice
 
-    # several transforms at a time share their twiddles and fill the vector registers
-    step = max(1, PACKED_POINTS // (real.c_out * length * phases))
-    slices = [slice(g, min(g + step, problem.groups)) for g in range(0, problem.groups, step)]
-    for_each(work, slices, parallel=len(slices) > 1 and packed.size > PARALLEL_BINS, products=False)
-    return packed
+
+# ---- the weight -----------------------------------------------------------------------------------------------------
 
 
 def active_residues(problem: Problem) -> list[tuple[int, int, int, int]]:
@@ -75,96 +60,249 @@ def active_residues(problem: Problem) -> list[tuple[int, int, int, int]]:
     return sorted(found)
 
 
-def _complex(array: Array) -> np.dtype[Any]:
-    return np.result_type(array.dtype, np.complex64)
+def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
+    """Spectra of the phases: (g, ci, co, windows, bins, phases), or (g, bins, ci, windows, co, phases) for many ci."""
+    form = plan.fft
+    assert form is not None
+    real, grid = RealShape.of(problem), row_grid(problem)
+    grouped = weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
+    residues = active_residues(problem)
+    phases, windows = len(residues), form.tap_windows
+    dtype = complex_of(weight.dtype)
+    if real.c_in >= MATRIX_CHANNELS:
+        packed = np.empty((problem.groups, form.bins, real.c_in, windows, real.c_out, phases), dtype)
+        spectra = packed.transpose(0, 2, 4, 3, 1, 5)
+    else:
+        spectra = packed = np.empty((problem.groups, real.c_in, real.c_out, windows, form.bins, phases), dtype)
+    # windows of taps begin `room - 1` before the first and one every `hop`
+    before = max(form.room - 1, 0)
+    samples = form.hop * (windows - 1) + form.length if form.room else form.length
+
+    def work(part: tuple[slice, slice, slice], scratch: Scratch) -> None:
+        groups, ci, co = part
+        filters = grouped[groups, ci, co]
+        taps = scratch.get("slab", (*filters.shape[:3], samples, phases), weight.dtype)
+        taps[...] = 0
+        for index, (_, first_tap, count, lead) in enumerate(residues):
+            delay = before + grid.lookahead - lead
+            stop = delay + (count - 1) * grid.input_step + 1
+            taps[..., delay : stop : grid.input_step, index] = filters[..., first_tap :: grid.tap_step]
+        *outer, step, unit = taps.strides
+        view = np.lib.stride_tricks.as_strided(
+            taps, (*taps.shape[:3], windows, form.length, phases), (*outer, form.hop * step, step, unit)
+        )
+        spectra[groups, ci, co] = forward(view, form, axis=-2)
+
+    parts = list(_filter_parts(problem.groups, real, samples * phases))
+    for_each(work, parts, parallel=len(parts) > 1 and packed.size > PARALLEL_BINS, products=False)
+    return packed
 
 
-def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[DirectTile]:
-    """Tiles whose rows are whole blocks."""
-    return direct_tiles(pieces, plan, grid)
+def _filter_parts(groups: int, real: RealShape, samples: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Filters that are transformed together: they share their twiddles and fill the vector registers."""
+    co_step = max(1, min(PACKED_POINTS // samples, real.c_out))
+    ci_step = max(1, min(PACKED_POINTS // (samples * co_step), real.c_in)) if co_step == real.c_out else 1
+    g_step = max(1, PACKED_POINTS // (samples * co_step * ci_step)) if ci_step == real.c_in else 1
+    for g in range(0, groups, g_step):
+        for ci in range(0, real.c_in, ci_step):
+            for co in range(0, real.c_out, co_step):
+                yield slice(g, min(g + g_step, groups)), slice(ci, ci + ci_step), slice(co, co + co_step)
+
+
+# ---- the operator ---------------------------------------------------------------------------------------------------
+
+
+def tiles(problem: Problem, plan: CpuPlan, grid: RowGrid) -> Iterator[FftTile]:
+    """Tiles whose rows are whole windows; channels fastest, so that the spectra of x serve them all."""
+    form = plan.fft
+    assert form is not None
+    origin = form.first % plan.row_tile if form.kind == "taps" else 0
+    cuts = sorted({0, grid.rows, *range(origin, grid.rows, plan.row_tile)})
+    for n in range(0, problem.batch, plan.batch_tile):
+        items = slice(n, min(n + plan.batch_tile, problem.batch))
+        for g in range(0, problem.groups, plan.group_tile):
+            groups = slice(g, min(g + plan.group_tile, problem.groups))
+            for start, stop in pairwise(cuts):
+                first = min(max((start - form.first) // form.hop, 0), form.windows)
+                last = min(max(ceil_div(stop - form.first, form.hop), first), form.windows)
+                for c in range(0, problem.c_out_group, plan.channel_tile):
+                    channels = slice(c, min(c + plan.channel_tile, problem.c_out_group))
+                    yield FftTile(items, groups, channels, slice(start, stop), slice(first, last))
 
 
 def run(pieces: Pieces, plan: CpuPlan, spectra: Array, *, parallel: bool) -> None:
     """Compute every tile with the spectra that `pack` made."""
-    grid = row_grid(pieces.problem)
+    form = plan.fft
+    assert form is not None
+    call = _Call(pieces, form, spectra)
+    parts = list(tiles(pieces.problem, plan, call.grid))
+    lone = len(parts) == 1 and form.length * len(call.residues) >= PARALLEL_SAMPLES
+    call.workers = cores() if lone and parallel else 1
+    for_each(call.tile, parts, parallel=parallel and len(parts) > 1, products=call.many)
 
-    def work(tile: DirectTile, scratch: Scratch) -> None:
-        _tile(pieces, plan, spectra, grid, tile, scratch)
 
-    for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=pieces.real.c_in >= MATRIX_CHANNELS)
+class _Call:
+    """One call: what its tiles share."""
+
+    def __init__(self, pieces: Pieces, form: FftForm, spectra: Array) -> None:
+        self.pieces, self.form, self.spectra = pieces, form, spectra
+        self.grid = row_grid(pieces.problem)
+        self.residues = [residue for residue, *_ in active_residues(pieces.problem)]
+        self.many = pieces.real.c_in >= MATRIX_CHANNELS
+        self.workers = 1
+        #: spectra of x that a thread's last tile has made, and of which part of x
+        self.kept: dict[int, tuple[object, Array]] = {}
+
+    def tile(self, tile: FftTile, scratch: Scratch) -> None:
+        """Compute one tile."""
+        pieces, problem, form = self.pieces, self.pieces.problem, self.form
+        start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
+        piece = pieces.result(scratch, tile.items, tile.groups, tile.channels, start, stop)
+        if tile.windows.start == tile.windows.stop:
+            piece[...] = 0
+            pieces.finish(piece, tile.items, tile.groups, tile.channels, start, stop)
+            return
+        scale = pieces.real.c_out // problem.c_out_group
+        channels = slice(tile.channels.start * scale, tile.channels.stop * scale)
+        taps = tile.windows if form.kind == "taps" else slice(0, 1)
+        inputs = self._inputs(tile, scratch)
+        if self.many:
+            items = pieces.real.planes * (tile.items.stop - tile.items.start)
+            rows = self._many_channels(inputs, self.spectra[tile.groups, :, :, taps, channels], items, scratch)
+        else:
+            rows = self._few_channels(inputs, self.spectra[tile.groups, :, channels, taps], scratch)
+        first = form.first + tile.windows.start * form.hop - tile.rows.start
+        biased = self._store(piece, rows[:, :, :, :, form.drop : form.drop + form.hop], first, tile)
+        pieces.finish(piece, tile.items, tile.groups, tile.channels, start, stop, biased=biased)
+
+    def _inputs(self, tile: FftTile, scratch: Scratch) -> Array:
+        """Spectra of the tile's part of x: (n, g, ci, windows, bins), or (g, bins, n windows, ci) for many channels."""
+        key = tile.items.start, tile.groups.start, tile.windows.start if self.form.kind == "blocks" else 0
+        last = self.kept.get(id(scratch))
+        if last is not None and last[0] == key:
+            return last[1]
+        self.kept.pop(id(scratch), None)
+        transformed = self._forward(tile, scratch)
+        if self.many:
+            items, groups, c_in, windows, bins = transformed.shape
+            transformed = np.ascontiguousarray(transformed.transpose(1, 4, 0, 3, 2))
+            transformed = transformed.reshape(groups, bins, items * windows, c_in)
+        self.kept[id(scratch)] = key, transformed
+        return transformed
+
+    def _forward(self, tile: FftTile, scratch: Scratch) -> Array:
+        pieces, form, real = self.pieces, self.form, self.pieces.real
+        per_group = pieces.problem.c_in_group
+        channels = slice(tile.groups.start * per_group, tile.groups.stop * per_group)
+        items, groups = real.planes * (tile.items.stop - tile.items.start), tile.groups.stop - tile.groups.start
+        windows, start, stop = 1, form.x_start, form.x_stop
+        if form.kind == "blocks":
+            windows = tile.windows.stop - tile.windows.start
+            start = tile.rows.start - self.grid.lookback
+            stop = start + (windows - 1) * form.hop + form.length
+        samples = (windows - 1) * form.hop + form.length
+        slab = scratch.get("slab", (items, groups * real.c_in, samples), pieces.dtype)
+        pieces.fill_inputs(slab[..., : stop - start], tile.items, channels, start)
+        slab[..., stop - start :] = 0
+        n, c, i = slab.strides
+        view = np.lib.stride_tricks.as_strided(
+            slab, (items, groups, real.c_in, windows, form.length), (n, c * real.c_in, c, i * form.hop, i)
+        )
+        return forward(view, form, axis=-1, workers=self.workers)
+
+    def _few_channels(self, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
+        """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, bins, phases)."""
+        items = inputs.shape[0]
+        groups, c_in, c_out, taps, bins, phases = spectra.shape
+        shape = (items, groups, c_out, max(taps, inputs.shape[3]), bins, phases)
+        total = scratch.get("sums", shape, spectra.dtype)
+        _multiply(inputs[:, :, 0], spectra[:, 0], total)
+        for ci in range(1, c_in):
+            product = scratch.get("product", shape, spectra.dtype)
+            _multiply(inputs[:, :, ci], spectra[:, ci], product)
+            total += product
+        return inverse(total, self.form, axis=-2, workers=self.workers)
+
+    def _many_channels(self, inputs: Array, spectra: Array, items: int, scratch: Scratch) -> Array:
+        """The same from spectra (g, bins, ci, windows, co, phases): a product of matrices in every bin."""
+        groups, bins, c_in, taps, c_out, phases = spectra.shape
+        columns = inputs.shape[2]
+        total = scratch.get("sums", (groups, bins, columns, taps * c_out * phases), spectra.dtype)
+        if spectra.strides[3] == c_out * spectra.strides[4] or taps == 1:
+            np.matmul(inputs, spectra.reshape(groups, bins, c_in, -1), out=total)
+        else:  # windows times a part of the channels: not one matrix
+            by_window = total.reshape(groups, bins, columns, taps, c_out * phases)
+            for index in range(taps):
+                np.matmul(
+                    inputs, spectra[:, :, :, index].reshape(groups, bins, c_in, -1), out=by_window[:, :, :, index]
+                )
+        rows = inverse(total, self.form, axis=-3, workers=self.workers)
+        shape = groups, self.form.length, items, columns * taps // items, c_out, phases
+        return rows.reshape(shape).transpose(2, 0, 4, 3, 1, 5)
+
+    def _store(self, piece: Array, rows: Array, first: int, tile: FftTile) -> bool:
+        """Put rows (n, g, co, windows, q, phases), the first of them row `first` of a tile (n, g, co, t), into it.
+
+        Returns whether the bias has been added on the way.
+        """
+        stride, hop, windows = self.pieces.problem.stride, rows.shape[4], rows.shape[3]
+        wanted = tile.rows.stop - tile.rows.start
+        complete = len(self.residues) == stride and first <= 0 and first + windows * hop >= wanted
+        bias = self.pieces.bias
+        if not complete:
+            piece[...] = 0
+            bias = None
+        elif bias is not None:
+            bias = self.pieces.bias_of(tile.groups, tile.channels)
+            bias = np.repeat(bias, piece.shape[0] // bias.shape[0], axis=0)[..., None, None, None]
+        whole = range(0)
+        if len(self.residues) == stride and first >= 0:
+            whole = range(min(piece.shape[-1] // stride - first, windows * hop) // hop)
+            n, g, c, t = piece.strides
+            home = np.lib.stride_tricks.as_strided(
+                piece[..., first * stride :],
+                (*piece.shape[:3], len(whole), hop, stride),
+                (n, g, c, t * hop * stride, t * stride, t),
+            )
+            _put(rows[:, :, :, : len(whole)], bias, home)
+        for window in range(len(whole), windows):
+            begin = first + window * hop
+            skip = max(-begin, 0)
+            count = min(hop - skip, wanted - begin - skip)
+            if count > 0:
+                part = piece[..., (begin + skip) * stride : (begin + skip + count) * stride]
+                self._store_window(part, rows[:, :, :, window, skip : skip + count], bias)
+        return bias is not None
+
+    def _store_window(self, part: Array, rows: Array, bias: Array | None) -> None:
+        """Put rows (n, g, co, q, phases) into samples (n, g, co, t), of which the last row may be cut short."""
+        stride = self.pieces.problem.stride
+        by_row = None if bias is None else bias[..., 0]
+        if len(self.residues) < stride:
+            for index, residue in enumerate(self.residues):
+                home = part[..., residue::stride]
+                np.copyto(home, rows[:, :, :, : home.shape[-1], index])
+            return
+        n, g, c, t = part.strides
+        whole, left = divmod(part.shape[-1], stride)
+        home = np.lib.stride_tricks.as_strided(part, (*part.shape[:3], whole, stride), (n, g, c, t * stride, t))
+        _put(rows[:, :, :, :whole], by_row, home)
+        if left:
+            _put(rows[:, :, :, whole : whole + 1, :left], by_row, part[..., None, whole * stride :])
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, spectra: Array, grid: RowGrid, tile: DirectTile, scratch: Scratch) -> None:
-    problem, real = pieces.problem, pieces.real
-    start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
-    scale = real.c_out // problem.c_out_group
-    channels = slice(tile.channels.start * scale, tile.channels.stop * scale)
-    transformed = _forward(pieces, plan, grid, tile, scratch)
-    if real.c_in >= MATRIX_CHANNELS:
-        rows = _many_channels(transformed, spectra[tile.groups, :, :, channels], plan.fft_length)
+def _put(rows: Array, bias: Array | None, home: Array) -> None:
+    if bias is None:
+        np.copyto(home, rows)
     else:
-        rows = _few_channels(transformed, spectra[tile.groups, :, channels], plan.fft_length)
-    piece = pieces.result(scratch, tile.items, tile.groups, tile.channels, start, stop)
-    _store(piece, rows[:, :, :, :, grid.span :], [residue for residue, *_ in active_residues(problem)], problem.stride)
-    pieces.finish(piece, tile.items, tile.groups, tile.channels, start, stop)
+        np.add(rows, bias, out=home)
 
 
-def _forward(pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: DirectTile, scratch: Scratch) -> Array:
-    """Spectra of overlapping blocks of x: (n, g, ci, blocks, bins)."""
-    real, length = pieces.real, plan.fft_length
-    valid = length - grid.span
-    blocks = -(-(tile.rows.stop - tile.rows.start) // valid)
-    per_group = pieces.problem.c_in_group
-    channels = slice(tile.groups.start * per_group, tile.groups.stop * per_group)
-    items, groups = real.planes * (tile.items.stop - tile.items.start), tile.groups.stop - tile.groups.start
-    slab = scratch.get("slab", (items, groups * real.c_in, blocks * valid + grid.span), pieces.dtype)
-    pieces.fill_inputs(slab, tile.items, channels, tile.rows.start - grid.lookback)
-    n, c, i = slab.strides
-    view = np.lib.stride_tricks.as_strided(
-        slab, (items, groups, real.c_in, blocks, length), (n, c * real.c_in, c, i * valid, i)
-    )
-    transformed: Array = scipy.fft.rfft(view, axis=-1)
-    return transformed
-
-
-def _few_channels(transformed: Array, spectra: Array, length: int) -> Array:
-    """Rows (n, g, co, blocks, q, phases) from (n, g, ci, blocks, bins) and (g, ci, co, bins, phases)."""
-    total = transformed[:, :, 0, None, :, :, None] * spectra[:, 0, :, None]
-    for ci in range(1, spectra.shape[1]):
-        total += transformed[:, :, ci, None, :, :, None] * spectra[:, ci, :, None]
-    rows: Array = scipy.fft.irfft(total, length, axis=4, overwrite_x=True)
-    return rows
-
-
-def _many_channels(transformed: Array, spectra: Array, length: int) -> Array:
-    """The same from spectra (g, bins, ci, co, phases): a product of matrices in every bin."""
-    items, groups, c_in, blocks, bins = transformed.shape
-    left = np.ascontiguousarray(transformed.transpose(1, 4, 0, 3, 2)).reshape(groups, bins, items * blocks, c_in)
-    c_out, phases = spectra.shape[3:]
-    total = np.matmul(left, np.ascontiguousarray(spectra).reshape(groups, bins, c_in, c_out * phases))
-    rows: Array = scipy.fft.irfft(total, length, axis=1, overwrite_x=True)
-    return rows.reshape(groups, length, items, blocks, c_out, phases).transpose(2, 0, 4, 3, 1, 5)
-
-
-def _store(piece: Array, rows: Array, residues: list[int], stride: int) -> None:
-    """Put rows (n, g, co, blocks, q, phases) into a tile (n, g, co, t)."""
-    blocks, valid = rows.shape[3:5]
-    width = valid * stride
-    if len(residues) < stride:
-        piece[...] = 0
-    n, g, c, t = piece.strides
-    for block in range(blocks):
-        begin = block * width
-        part = piece[..., begin : begin + width]
-        if len(residues) == stride:
-            whole = part.shape[-1] // stride
-            shape = (*piece.shape[:3], whole, stride)
-            home = np.lib.stride_tricks.as_strided(part, shape, (n, g, c, t * stride, t))
-            np.copyto(home, rows[:, :, :, block, :whole])
-            left = part.shape[-1] - whole * stride
-            if left:
-                part[..., whole * stride :] = rows[:, :, :, block, whole, :left]
-            continue
-        for index, residue in enumerate(residues):
-            home = part[..., residue::stride]
-            np.copyto(home, rows[:, :, :, block, : home.shape[-1], index])
+def _multiply(inputs: Array, spectra: Array, out: Array) -> None:
+    """inputs (n, g, windows, bins) times spectra (g, co, windows, bins, phases), each one a window or all of them."""
+    phases = spectra.shape[-1]
+    if phases not in FEW_PHASES:
+        np.multiply(inputs[:, :, None, :, :, None], spectra, out=out)
+        return
+    for phase in range(phases):
+        np.multiply(inputs[:, :, None], spectra[..., phase], out=out[..., phase])

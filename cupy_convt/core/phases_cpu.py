@@ -5,12 +5,11 @@ Sample u s + f of the full response is a filter of J = ceil(K / s) taps on x its
 
     F[u s + f] = sum_{m < J} w[f + m s] x[u - m]
 
-A form computes `outputs` consecutive u at once from `points` products of numbers that are sums of a few x with numbers
-that are sums of a few taps. Winograd's minimal filters F(m, r) give m outputs of r taps in m + r - 1 products instead of
-m r (S. Winograd, Arithmetic Complexity of Computations, SIAM 1980); with the points 0, 1, -1, infinity there are two of
-them, F(3, 2) and F(2, 3), and their only constant is 1/2. Longer filters are sections of r taps, summed where the
-products are, and a last section that is not full is padded with zeros. The form of one output and one tap is the plain
-sum.
+A form computes `outputs` consecutive u at once from `points` products of sums of a few x with sums of a few taps.
+Winograd's minimal filters F(m, r) give m outputs of r taps in m + r - 1 products instead of m r (S. Winograd,
+Arithmetic Complexity of Computations, SIAM 1980); with the points 0, 1, -1, infinity there are two of them,
+F(3, 2) and F(2, 3), and their only constant is 1/2. Longer filters are sections of r taps, summed where the products
+are; a last section that is not full is padded with zeros. The form of one output and one tap is the plain sum.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ from cupy_convt.core.tiles_cpu import fit
 
 #: From this stride on a phase-minor order of the products has loops long enough to be read and written as they lie.
 PHASES_INNER_FROM = 32
-#: Numbers that the products of a tile may have, and those of x that go into them; both fit a second-level cache twice
-#: over, as measured best.
-MOST_RESULTS, MOST_INPUTS = 1 << 21, 1 << 20
-#: Columns below which a product is too narrow to be worth a tile of its own.
-LEAST_COLUMNS = 384
+#: Numbers that the products of a tile may have, and the sums of x that go into one of them.
+MOST_RESULTS, MOST_INPUTS = 1 << 21, 1 << 19
+#: Columns below which a product is too narrow to be worth a tile of its own, and rows above which it gains nothing.
+LEAST_COLUMNS, MOST_ROWS = 256, 1024
 
 
 @dataclass(frozen=True)
@@ -74,38 +72,42 @@ def rows_of(problem: Problem) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PhaseTiles:
-    """Items, channels and groups of outputs in a tile, and the channels of one product within it."""
+    """Items, channels and groups of outputs in a tile."""
 
     items: int
     channels: int
     groups: int
-    block: int
 
 
 def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseTiles:
-    """Tiles with at most about `most` numbers, a whole number of them for every worker where there are few.
+    """Tiles of at most about `most` numbers, a whole number of them for every worker where there are few.
 
-    Cutting channels makes the sums of x again for each part; cutting time reads the weight again for each part. Time is
-    cut first, down to LEAST_COLUMNS.
+    Cutting channels makes the sums of x again for each part; cutting time reads the weight again for each part.
     """
     real = RealShape.of(problem)
     first, stop = rows_of(problem)
     groups = ceil_div(stop - first, form.outputs)
-    depth = form.points * form.sections(problem.phases.max_taps) * real.c_in * real.planes
-    columns = max(min(MOST_INPUTS, most // 2) // depth, min(LEAST_COLUMNS, most // (2 * depth)), 1)
+    depth = form.sections(problem.phases.max_taps) * real.c_in
+    per_channel = real.c_out // problem.c_out_group * problem.stride
+    results, inputs = min(MOST_RESULTS, most // 2), min(MOST_INPUTS, most // 4)
+    rows = min(MOST_ROWS, per_channel * problem.c_out_group)
+    columns = max(min(max(inputs // depth, LEAST_COLUMNS), results // (form.points * rows)) // real.planes, 1)
     group_tile, item_tile = fit(columns, (groups, 1), (problem.batch, 1))
-    parts = ceil_div(groups, group_tile) * ceil_div(problem.batch, item_tile) * problem.groups
-    while parts % workers and parts < 8 * workers and group_tile * item_tile > 2 * LEAST_COLUMNS:
-        if item_tile > 1:
-            item_tile = ceil_div(problem.batch, ceil_div(problem.batch, item_tile) + 1)
-        else:
-            group_tile = ceil_div(groups, ceil_div(groups, group_tile) + 1)
-        parts = ceil_div(groups, group_tile) * ceil_div(problem.batch, item_tile) * problem.groups
-    cuts = 1
-    while parts * cuts % workers and parts * cuts < 4 * workers and cuts < problem.c_out_group:
-        cuts += 1
-    channels = ceil_div(problem.c_out_group, cuts)
-    scale = real.c_out // problem.c_out_group
-    each = form.points * scale * problem.stride * group_tile * item_tile * real.planes
-    block = max(min(channels, min(MOST_RESULTS, most // 2) // each), 1)
-    return PhaseTiles(item_tile, channels, group_tile, ceil_div(channels, ceil_div(channels, block)))
+    channels = max(min(problem.c_out_group, results // (form.points * per_channel * group_tile * item_tile)), 1)
+    counts = [ceil_div(problem.batch, item_tile), ceil_div(groups, group_tile), ceil_div(problem.c_out_group, channels)]
+    for _ in range(workers):
+        total = counts[0] * counts[1] * counts[2] * problem.groups
+        if total % workers == 0 or total >= 8 * workers:
+            break
+        if group_tile * item_tile > 2 * LEAST_COLUMNS:
+            counts[0 if item_tile > 1 else 1] += 1
+        elif counts[2] < problem.c_out_group:
+            counts[2] += 1
+    return PhaseTiles(
+        *(
+            ceil_div(extent, count)
+            for extent, count in zip(
+                (problem.batch, problem.c_out_group, groups), (counts[0], counts[2], counts[1]), strict=True
+            )
+        )
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, is_complex
-from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_toeplitz
+from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_phases, cpu_toeplitz
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
 from cupy_convt.engines.dtypes import named_dtype
@@ -68,6 +68,8 @@ class CpuEngine:
         real = real_weight(problem, weight)
         if plan.method == "fft":
             return cpu_fft.pack(problem, plan, real)
+        if plan.form:
+            return cpu_phases.pack(problem, plan, real)
         if plan.block:
             return cpu_toeplitz.pack(problem, plan, real)
         return real
@@ -97,6 +99,8 @@ class CpuEngine:
             cpu_fft.run(pieces, plan, operand, parallel=parallel)
         elif plan.method == "direct":
             cpu_direct.run(pieces, plan, operand, parallel=parallel)
+        elif plan.form:
+            cpu_phases.run(pieces, plan, operand, parallel=parallel)
         elif plan.block:
             cpu_toeplitz.run(pieces, plan, operand, parallel=parallel)
         else:

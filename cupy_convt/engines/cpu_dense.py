@@ -28,6 +28,9 @@ from cupy_convt.core.tiles_cpu import DENSE_TAPS
 from cupy_convt.engines.cpu_arrays import Pieces, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
+#: Numbers that are added up at a time.
+_IN_CACHE = 1 << 17
+
 
 @dataclass(frozen=True)
 class DenseTile:
@@ -66,44 +69,53 @@ def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: Den
     start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
     groups = slice(tile.group, tile.group + 1)
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
-    target = piece[:, 0]
     chunks = max(ceil_div(grid.max_taps, DENSE_TAPS), 1)
     taps = ceil_div(grid.max_taps, chunks)
+    scale = pieces.real.c_out // problem.c_out_group
     for chunk in range(chunks):
-        _add_taps(pieces, plan, weight, grid, tile, target, slice(chunk * taps, (chunk + 1) * taps), scratch)
-    pieces.finish(piece, tile.items, groups, tile.channels, start, stop)
+        part = slice(chunk * taps, (chunk + 1) * taps)
+        products, first = _products_of_taps(pieces, plan, weight, grid, tile, part, scratch)
+        each = max(products.size // products.shape[1] if products is not None else 0, (stop - start) * piece.shape[0])
+        step = max(_IN_CACHE // (2 * each * scale), 1)
+        for c in range(tile.channels.start, tile.channels.stop, step):
+            channels = slice(c, min(c + step, tile.channels.stop))
+            here = slice((c - tile.channels.start) * scale, (channels.stop - tile.channels.start) * scale)
+            target = piece[:, :, here]
+            own = None if products is None else products[:, here]
+            _add_taps(own, first, target[:, 0], grid, problem.stride, tile.rows, part)
+            if chunk == chunks - 1:
+                pieces.finish(target, tile.items, groups, channels, start, stop)
+
+
+def _products_of_taps(
+    pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: DenseTile, taps: slice, scratch: Scratch
+) -> tuple[Array | None, int]:
+    """P (n, co, j, i) of taps m in `taps` of every phase, None where they reach no input, and its first input."""
+    problem = pieces.problem
+    leads = [run.lead for run in grid.runs if run.taps] or [0]
+    first = max(tile.rows.start + min(leads) - (taps.stop - 1) * grid.input_step, 0)
+    stop = min(tile.rows.stop + max(leads) - taps.start * grid.input_step, problem.l_in)
+    if first >= stop:
+        return None, first
+    every = slice(taps.start * grid.tap_step, min(taps.stop * grid.tap_step, problem.kernel_size))
+    return _products(pieces, plan, weight, tile, every, slice(first, stop), scratch), first
 
 
 def _add_taps(
-    pieces: Pieces,
-    plan: CpuPlan,
-    weight: Array,
-    grid: RowGrid,
-    tile: DenseTile,
-    target: Array,
-    taps: slice,
-    scratch: Scratch,
+    products: Array | None, first: int, target: Array, grid: RowGrid, stride: int, rows: slice, taps: slice
 ) -> None:
-    """Add taps m in `taps` of every phase to the tile; those from 0 on overwrite it."""
-    leads = [run.lead for run in grid.runs if run.taps] or [0]
-    first = max(tile.rows.start + min(leads) - (taps.stop - 1) * grid.input_step, 0)
-    stop = min(tile.rows.stop + max(leads) - taps.start * grid.input_step, pieces.problem.l_in)
-    first_tap, last_tap = taps.start * grid.tap_step, min(taps.stop * grid.tap_step, pieces.problem.kernel_size)
-    products = None
-    if first < stop:
-        products = _products(pieces, plan, weight, tile, slice(first_tap, last_tap), slice(first, stop), scratch)
+    """Add taps m in `taps` of every phase to some channels of a tile; those from 0 on overwrite it."""
     for part in grid.runs:
-        view = residues_of(target, part, pieces.problem.stride)
+        view = residues_of(target, part, stride)
         low, high = taps.start, min(taps.stop, part.taps)
         if products is None or low >= high:
             if taps.start == 0:
                 view[...] = 0
             continue
-        begin = part.first_tap + low * grid.tap_step - first_tap
         operands = []
         for m in range(low, high):
-            tap = begin + (m - low) * grid.tap_step
-            shift = first - (part.lead - m * grid.input_step) - tile.rows.start
+            tap = part.first_tap + (m - taps.start) * grid.tap_step
+            shift = first - (part.lead - m * grid.input_step) - rows.start
             operands.append((products[:, :, tap : tap + part.count], shift))
         _overlap_add(view, operands, overwrite=taps.start == 0)
 
@@ -157,7 +169,7 @@ def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite:
     first, *others = [operand[..., low - shift : high - shift] for operand, shift in operands]
     inner = target[..., low:high]
     if not others:
-        np.copyto(inner, first)
+        np.add(first, first.dtype.type(0), out=inner)  # copying would follow the order of `inner`, with short loops
         return
     for other in others[:-1]:
         np.add(first, other, out=first)

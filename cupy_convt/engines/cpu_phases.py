@@ -19,7 +19,8 @@ time, that is from some 64 input channels on. It needs its own form of the weigh
 time for unless it is kept. The plain form pays for few channels, where adding up is most of the time: it leaves all
 of it to the product.
 
-An infinity or NaN reaches every sample of its group of outputs, and taps that are padding multiply it as zeros.
+Rounding errors are relative to the largest of the few x and taps that are summed, not to each product. An
+infinity or NaN reaches every sample of its group of outputs, and taps that are padding multiply it as zeros.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 #: Numbers that the last step works on at a time, and elements of a packed weight below which one thread packs it.
 _IN_CACHE = 1 << 17
 _PACKED_BY_ONE = 1 << 16
+#: d_j of both minimal filters, in terms of the four x of a window.
+_INPUT_SUMS = ((np.subtract, 0, 2), (np.add, 1, 2), (np.subtract, 2, 1), (np.subtract, 3, 1))
 #: Elements of the longest run that is copied as one item.
 _LONGEST_ITEM = 64
 
@@ -150,70 +153,72 @@ def _tile(pieces: Pieces, plan: CpuPlan, packed: Array, tile: PhaseTile, scratch
     begin = (first + tile.outputs.start * form.outputs) * problem.stride - problem.p_left
     end = (first + tile.outputs.stop * form.outputs) * problem.stride - problem.p_left
     start, stop = max(begin, 0), min(end, problem.l_out)
-    sums = _input_sums(pieces, form, packed.shape[2], tile, scratch)
-    for c in range(tile.channels.start, tile.channels.stop, plan.block):
-        channels = slice(c, min(c + plan.block, tile.channels.stop))
-        real_channels = slice(c * scale, channels.stop * scale)
-        piece = pieces.result(scratch, tile.items, slice(tile.group, tile.group + 1), channels, start, stop)
-        products = _products(packed[:, tile.group, :, :, real_channels], sums, scratch)
-        bias = pieces.bias_of(slice(tile.group, tile.group + 1), channels)[:, 0] if pieces.bias is not None else None
-        _combine(form, products, bias, piece[:, 0], begin - start, scratch)
-        pieces.finish(piece, tile.items, slice(tile.group, tile.group + 1), channels, start, stop, biased=True)
+    weight = packed[:, tile.group, :, :, tile.channels.start * scale : tile.channels.stop * scale]
+    products = _products(pieces, form, weight, tile, scratch)
+    groups = slice(tile.group, tile.group + 1)
+    bias = None if pieces.bias is None else pieces.bias_of(groups, tile.channels)[:, 0]
+    piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
+    _combine(form, products, bias, piece[:, 0], begin - start)
+    pieces.finish(piece, tile.items, groups, tile.channels, start, stop, biased=True)
 
 
-def _input_sums(pieces: Pieces, form: Form, sections: int, tile: PhaseTile, scratch: Scratch) -> Array:
-    """d (points, section, ci, n, p) of a tile."""
+def _products(pieces: Pieces, form: Form, weight: Array, tile: PhaseTile, scratch: Scratch) -> Array:
+    """m (points, n, co, f, p) of a tile, whatever its order in memory, from v (points, section, ci, co, f)."""
+    sections, c_in, c_out, stride = weight.shape[1:]
+    items, groups = pieces.real.planes * (tile.items.stop - tile.items.start), tile.outputs.stop - tile.outputs.start
+    depth, width, columns = sections * c_in, c_out * stride, items * groups
+    matrices = np.lib.stride_tricks.as_strided(
+        weight, (form.points, depth, width), (weight.strides[0], weight.strides[2], weight.itemsize)
+    )
+    inner = stride >= PHASES_INNER_FROM
+    out = scratch.get("products", (form.points, *((columns, width) if inner else (width, columns))), pieces.dtype)
+    for point, sums in enumerate(_input_sums(pieces, form, sections, tile, scratch)):
+        right = sums.reshape(depth, columns)
+        if inner:
+            np.matmul(right.T, matrices[point], out=out[point])
+        else:
+            np.matmul(matrices[point].T, right, out=out[point])
+    if inner:
+        return out.reshape(form.points, items, groups, c_out, stride).transpose(0, 1, 3, 4, 2)
+    return out.reshape(form.points, c_out, stride, items, groups).transpose(0, 3, 1, 2, 4)
+
+
+def _input_sums(pieces: Pieces, form: Form, sections: int, tile: PhaseTile, scratch: Scratch) -> Iterator[Array]:
+    """d (section, ci, n, p) of a tile, point after point, in one place of memory."""
     problem, real = pieces.problem, pieces.real
     items, groups = real.planes * (tile.items.stop - tile.items.start), tile.outputs.stop - tile.outputs.start
     channels = slice(tile.group * problem.c_in_group, (tile.group + 1) * problem.c_in_group)
     step = form.outputs
     newest = rows_of(problem)[0] + tile.outputs.start * step
-    oldest = newest - sections * form.section + 1
-    out = scratch.get("sums", (form.points, sections, real.c_in, items, groups), pieces.dtype)
-    if scratch.holds("sums", (tile.items.start, tile.group, tile.outputs.start, out.shape)):
-        return out
+    contents = tile.items.start, tile.group, tile.outputs.start, items, groups
     if form.points == 1:
-        for section in range(sections):
-            pieces.fill_inputs(out[0, section].transpose(1, 0, 2), tile.items, channels, newest - section)
-        return out
+        if sections == items == 1 and newest >= 0 and newest + groups <= problem.l_in:
+            yield pieces.inputs(scratch, tile.items, channels, newest, newest + groups)
+            return
+        out = scratch.get("sums", (sections, real.c_in, items, groups), pieces.dtype)
+        if not scratch.holds("sums", contents):
+            for section in range(sections):
+                pieces.fill_inputs(out[section].transpose(1, 0, 2), tile.items, channels, newest - section)
+        yield out
+        return
     reach = (sections - 1) * form.section + form.points
-    length = ceil_div(reach + (groups - 1) * step, step) * step
-    slab = scratch.get("slab", (items, real.c_in, length), pieces.dtype)
-    pieces.fill_inputs(slab, tile.items, channels, oldest)
-    planes = scratch.get("planes", (step, real.c_in, items, length // step), pieces.dtype)
-    np.copyto(planes, slab.reshape(items, real.c_in, length // step, step).transpose(3, 1, 0, 2))
-    for section in range(sections):
-        offset = (sections - 1 - section) * form.section
-
-        def window(j: int, offset: int = offset) -> Array:
-            place = offset + j
-            part: Array = planes[place % step, :, :, place // step : place // step + groups]
-            return part
-
-        d = [window(j) for j in range(4)]
-        np.subtract(d[0], d[2], out=out[0, section])
-        np.add(d[1], d[2], out=out[1, section])
-        np.subtract(d[2], d[1], out=out[2, section])
-        np.subtract(d[3], d[1], out=out[3, section])
-    return out
-
-
-def _products(weight: Array, sums: Array, scratch: Scratch) -> Array:
-    """m (points, n, co, f, p), whatever its order in memory, from v (points, section, ci, co, f)."""
-    points, _, _, items, groups = sums.shape
-    c_out, stride = weight.shape[3:]
-    depth = weight.shape[1] * weight.shape[2]
-    left = np.lib.stride_tricks.as_strided(
-        weight, (points, depth, c_out * stride), (weight.strides[0], weight.strides[2], weight.itemsize)
-    )
-    right = sums.reshape(points, depth, items * groups)
-    if stride >= PHASES_INNER_FROM:
-        out = scratch.get("products", (points, items * groups, c_out * stride), sums.dtype)
-        np.matmul(right.transpose(0, 2, 1), left, out=out)
-        return out.reshape(points, items, groups, c_out, stride).transpose(0, 1, 3, 4, 2)
-    out = scratch.get("products", (points, c_out * stride, items * groups), sums.dtype)
-    np.matmul(left.transpose(0, 2, 1), right, out=out)
-    return out.reshape(points, c_out, stride, items, groups).transpose(0, 3, 1, 2, 4)
+    length = ceil_div(reach + (groups - 1) * step, step)
+    planes = scratch.get("planes", (step, real.c_in, items, length), pieces.dtype)
+    if not scratch.holds("planes", contents):
+        slab = scratch.get("slab", (items, real.c_in, length, step), pieces.dtype)
+        oldest = newest - sections * form.section + 1
+        pieces.fill_inputs(slab.reshape(items, real.c_in, length * step), tile.items, channels, oldest)
+        for plane in range(step):
+            np.add(slab[..., plane].transpose(1, 0, 2), slab.dtype.type(0), out=planes[plane])
+    out = scratch.get("sums", (sections, real.c_in, items, groups), pieces.dtype)
+    for operation, a, b in _INPUT_SUMS:
+        for section in range(sections):
+            offset = (sections - 1 - section) * form.section
+            first, second = (
+                planes[place % step, :, :, place // step : place // step + groups] for place in (offset + a, offset + b)
+            )
+            operation(first, second, out=out[section])
+        yield out
 
 
 # ---- adding up ------------------------------------------------------------------------------------------------------
@@ -221,7 +226,7 @@ def _products(weight: Array, sums: Array, scratch: Scratch) -> Array:
 
 @lru_cache(maxsize=1024)
 def _places(first: int, step: int, stride: int, length: int, groups: int) -> tuple[tuple[slice, slice, int], ...]:
-    """Runs of phases f with the groups p whose sample first + f + p step exists, and the sample of the first of them."""
+    """Runs of phases f, the groups p whose sample first + f + p step exists, and the first such sample."""
     found: list[tuple[slice, slice, int]] = []
     for f in range(stride):
         low = max(ceil_div(-(first + f), step), 0)
@@ -235,7 +240,7 @@ def _places(first: int, step: int, stride: int, length: int, groups: int) -> tup
     return tuple(found)
 
 
-def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int, scratch: Scratch) -> None:
+def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int) -> None:
     """Add up m (points, n, co, f, p) into the samples of target (n, co, t); group 0 begins at sample `begin` of it."""
     _, items, c_out, stride, groups = m.shape
     step = form.outputs * stride

@@ -14,10 +14,11 @@ from math import log2
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
-from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
+from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, MERGED_BELOW, CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
+from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: The peak (flop/s, float32) of the machine that the constants below are from.
 FITTED_PEAK = 150e9
@@ -56,12 +57,16 @@ class Constants:
     toeplitz_copy: float = 1.1e-09
     toeplitz_output: float = 1.3e-10
     toeplitz_pack: float = 3.6e-10
-    fft_call: float = 0.00011
-    fft_point: float = 6.1e-11
-    fft_product: float = 1.4e-10
-    fft_output: float = 7.1e-09
-    fft_pack: float = 4.8e-10
-    fft_matrix_rate: float = 37e9
+    fft_call: float = 0.0001
+    fft_point: float = 1.2e-10
+    fft_product: float = 2.5e-10
+    fft_output: float = 9e-10
+    fft_pack: float = 1e-09
+    fft_tile: float = 6e-05
+    fft_alone: float = 2.25
+    fft_split: float = 1.17
+    fft_convert: float = 1.5e-09
+    fft_matrix_rate: float = 50e9
 
 
 FITTED = Constants()
@@ -156,18 +161,46 @@ def _toeplitz(
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     form = plan.fft
     assert form is not None
-    length = form.length
-    signals = real.planes * problem.batch * problem.groups * form.windows
-    inputs = signals * real.c_in * length
-    if form.kind != "blocks":
-        inputs //= max(form.windows, 1)
-    results = signals * real.c_out * max(grid.active, 1) * length
-    repeated = ceil_div(problem.c_out_group, plan.channel_tile)
-    levels = log2(length)
-    each = (inputs * repeated + results) * c.fft_point * levels + results * c.fft_output
-    total = 1.0 * plan.packed_bytes / real.item * c.fft_pack * levels
-    if real.c_in < 4:
-        each += results * real.c_in * c.fft_product
+    phases, outputs = len(problem.phases.active), real.c_out // problem.c_out_group
+    x_windows = form.windows if form.kind == "blocks" else 1
+    signals = real.planes * problem.batch * problem.groups
+    inputs, results = signals * real.c_in * x_windows, signals * real.c_out * form.windows * phases
+    # signals of a tile that are transformed together, and how often a thread meets the same part of x again
+    in_tile = real.planes * plan.batch_tile * plan.group_tile
+    windows = max(1, min(plan.row_tile // form.hop, form.windows))
+    together = in_tile * real.c_in * (windows if form.kind == "blocks" else 1)
+    out_together = in_tile * plan.channel_tile * outputs * windows * phases
+    cuts = ceil_div(problem.c_out_group, plan.channel_tile) * (1 if form.kind == "blocks" else form.windows // windows)
+    tiles = cuts * ceil_div(problem.groups, plan.group_tile) * ceil_div(problem.batch, plan.batch_tile)
+    if form.kind == "blocks":
+        tiles *= ceil_div(form.windows, windows)
+    point = c.fft_point * log2(form.length)
+    each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
+    each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
+    each *= form.length
+    filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows * form.length
+    at_once = form.filters_at_once(phases, real.item)
+    packing = filters * (_lanes(form, at_once * phases * form.tap_windows, real, c) * point + c.fft_pack)
+    parts = ceil_div(problem.groups * real.c_in * real.c_out, at_once)
+    cores = device.multiprocessors
+    busy = min(cores, max(tiles, 1))
+    total = packing / min(cores, parts) * real.item / 4
+    if real.c_in < MATRIX_CHANNELS:
+        each += results * form.length * real.c_in * c.fft_product
     else:
-        total += 4.0 * results * real.c_in / (c.fft_matrix_rate * _scale(real, device))
-    return c.fft_call + total + each * _passes(real) / device.multiprocessors
+        total += 4.0 * results * form.length * real.c_in / (c.fft_matrix_rate * _scale(real, device))
+        # products of few rows read the spectra at the speed of memory
+        total += 2.0 * filters * real.item / device.bandwidth * max(1, tiles // max(cuts, 1))
+    each *= real.item / 4
+    if real.converted:
+        each += _outputs(problem, real) * c.fft_convert
+    return c.fft_call + total + (each + tiles * c.fft_tile) / busy
+
+
+def _lanes(form: FftForm, signals: int, real: RealShape, c: Constants) -> float:
+    """Time of a transform in a group of so many over its share of a full vector register."""
+    if form.split:
+        return c.fft_split
+    lanes = VECTOR_BYTES // real.item
+    alone = signals % lanes
+    return (signals - alone + alone * c.fft_alone) / max(signals, 1)

@@ -26,8 +26,6 @@ TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 MERGED_BELOW = 16
 #: Input channels from which adding up spectra is left to BLAS.
 MATRIX_CHANNELS = 4
-#: Points of the filters that are transformed together.
-PACKED_POINTS = 1 << 16
 #: Samples that the transforms of one tile give, and samples in all from which every core gets a tile.
 FFT_CELLS, PARALLEL_POINTS = 1 << 19, 1 << 15
 
@@ -239,8 +237,9 @@ def _fft_plan(
     filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows
     packed = filters * form.bins * 2 * real.item
     tables = 4 * form.bins * real.item if form.split else 0
-    # the filters of one channel, windows of the padded taps, and their spectra
-    packing = 3 * max(PACKED_POINTS, form.tap_windows * phases * form.length) * workers * real.item
+    # some filters at a time, their windows and the spectra of those
+    at_once = min(form.filters_at_once(phases, real.item), problem.groups * real.c_in * real.c_out)
+    packing = at_once * phases * (form.filter_samples + 2 * form.tap_windows * form.bins) * workers * real.item
     cells = FFT_CELLS
     while True:
         tile = _fft_tile(problem, real, form, cells, workers)

@@ -33,6 +33,8 @@ CLASSES = (32, 36, 40, 45, 48, 54, 60)
 SHORTEST, SPLIT_FROM, ONE_STEP = 64, 8192, 1 << 16
 #: Longest transform in two steps: its twiddle factors are a table of half as many complex numbers.
 LONGEST_SPLIT = 1 << 22
+#: Points of the filters that are transformed together.
+PACKED_POINTS = 1 << 16
 #: Bytes of a vector register, as SciPy's wheels use it.
 VECTOR_BYTES = 16
 
@@ -62,6 +64,16 @@ class FftForm:
     def bins(self) -> int:
         """Complex numbers of a spectrum."""
         return (self.split // 2 + 1) * (self.length // self.split) if self.split else self.length // 2 + 1
+
+    @property
+    def filter_samples(self) -> int:
+        """Samples of a filter with the zeros around it, of which the windows are parts."""
+        return self.hop * (self.tap_windows - 1) + self.length if self.room else self.length
+
+    def filters_at_once(self, phases: int, item: int) -> int:
+        """Filters that packing transforms together: they share their twiddles and fill the vector registers."""
+        lanes = 1 if self.split else ceil_div(VECTOR_BYTES // item, phases * self.tap_windows)
+        return ceil_div(max(PACKED_POINTS // (self.filter_samples * phases), 1), lanes) * lanes
 
     @property
     def packing(self) -> tuple[object, ...]:

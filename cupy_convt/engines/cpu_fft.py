@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, PACKED_POINTS, CpuPlan
+from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.transforms_cpu import FftForm
@@ -76,12 +76,11 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
         spectra = packed = np.empty((problem.groups, real.c_in, real.c_out, windows, form.bins, phases), dtype)
     # windows of taps begin `room - 1` before the first and one every `hop`
     before = max(form.room - 1, 0)
-    samples = form.hop * (windows - 1) + form.length if form.room else form.length
 
     def work(part: tuple[slice, slice, slice], scratch: Scratch) -> None:
         groups, ci, co = part
         filters = grouped[groups, ci, co]
-        taps = scratch.get("slab", (*filters.shape[:3], samples, phases), weight.dtype)
+        taps = scratch.get("slab", (*filters.shape[:3], form.filter_samples, phases), weight.dtype)
         taps[...] = 0
         for index, (_, first_tap, count, lead) in enumerate(residues):
             delay = before + grid.lookahead - lead
@@ -93,16 +92,16 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
         )
         spectra[groups, ci, co] = forward(view, form, axis=-2)
 
-    parts = list(_filter_parts(problem.groups, real, samples * phases))
+    parts = list(_filter_parts(problem.groups, real, form.filters_at_once(phases, real.item)))
     for_each(work, parts, parallel=len(parts) > 1 and packed.size > PARALLEL_BINS, products=False)
     return packed
 
 
-def _filter_parts(groups: int, real: RealShape, samples: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Filters that are transformed together: they share their twiddles and fill the vector registers."""
-    co_step = max(1, min(PACKED_POINTS // samples, real.c_out))
-    ci_step = max(1, min(PACKED_POINTS // (samples * co_step), real.c_in)) if co_step == real.c_out else 1
-    g_step = max(1, PACKED_POINTS // (samples * co_step * ci_step)) if ci_step == real.c_in else 1
+def _filter_parts(groups: int, real: RealShape, at_once: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Ranges of groups, input and output channels with about `at_once` filters each."""
+    co_step = min(at_once, real.c_out)
+    ci_step = min(max(at_once // co_step, 1), real.c_in) if co_step == real.c_out else 1
+    g_step = max(at_once // (co_step * ci_step), 1) if ci_step == real.c_in else 1
     for g in range(0, groups, g_step):
         for ci in range(0, real.c_in, ci_step):
             for co in range(0, real.c_out, co_step):

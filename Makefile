@@ -22,7 +22,7 @@ comma := ,
 
 SHELL := /bin/bash
 
-.PHONY: demo test test-fast lint gpu bench report resources clean
+.PHONY: demo test test-fast lint gpu bench sweep report resources clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,9 @@ lint: $(VENV)/.lint  ## style and types
 
 bench: $(VENV)/.test  ## ratios against PyTorch and SciPy on this CPU
 	$(BIN)/python -m benchmarks.run --out benchmarks/results/cpu.json
+
+sweep: $(VENV)/.test  ## where each method begins to win, on this CPU
+	$(BIN)/python -m benchmarks.sweep --out benchmarks/results/sweep-cpu.json
 
 report: $(VENV)/.test  ## the README's tables from the committed results
 	$(BIN)/python -m benchmarks.report --write

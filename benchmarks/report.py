@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Turn committed results into the tables and the plot of README.md and benchmarks/README.md.
+"""Turn committed results into the tables and plots of README.md, benchmarks/README.md and benchmarks/CROSSOVER.md.
 
     python -m benchmarks.report            exit code 1 when a document differs from its results
     python -m benchmarks.report --write    write the documents
@@ -20,9 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import crossover
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PLOT = RESULTS / "cpu.svg"
+PLOT, CROSSOVER = RESULTS / "cpu.svg", RESULTS / "crossover.svg"
 KINDS = ("one channel", "depthwise", "dense", "long taps")
 RIVALS = {
     "torch": "PyTorch",
@@ -39,7 +41,11 @@ Row = dict[str, Any]
 
 
 def load(name: str) -> dict[str, Any]:
-    """A results file."""
+    """A results file.
+
+    Raises:
+        FileNotFoundError: it has not been measured yet.
+    """
     data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return data
 
@@ -194,10 +200,26 @@ def fingerprint(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data["rows"], sort_keys=True).encode()).hexdigest()
 
 
-SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
-    "cpu": (ROOT / "README.md", summary_table),
-    "cpu-rows": (ROOT / "benchmarks" / "README.md", full_table),
+def _crossover(data: dict[str, Any], path: Path) -> None:
+    crossover.draw(data, path, fingerprint(data))
+
+
+def _sweep() -> dict[str, Any] | None:
+    return load("sweep-cpu") if (RESULTS / "sweep-cpu.json").exists() else None
+
+
+#: The documents' parts: file, results, what makes the text of them.
+SECTIONS: dict[str, tuple[Path, Callable[[], str]]] = {
+    "cpu": (ROOT / "README.md", lambda: summary_table(load("cpu"))),
+    "cpu-rows": (ROOT / "benchmarks" / "README.md", lambda: full_table(load("cpu"))),
+    "crossover": (ROOT / "benchmarks" / "CROSSOVER.md", lambda: crossover.page(_sweep())),
 }
+
+
+def plots() -> list[tuple[Path, dict[str, Any], Callable[[dict[str, Any], Path], None]]]:
+    """The plots of what has been measured: file, results, what draws it."""
+    sweep = _sweep()
+    return [(PLOT, load("cpu"), draw)] + ([(CROSSOVER, sweep, _crossover)] if sweep is not None else [])
 
 
 def rendered(name: str) -> tuple[Path, str, str]:
@@ -207,7 +229,7 @@ def rendered(name: str) -> tuple[Path, str, str]:
     pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
     if not pattern.search(text):
         raise ValueError(f"{path.name}: expected the markers of table:{name}, got none")
-    return path, text, pattern.sub(lambda match: match[1] + table(load("cpu")) + "\n" + match[2], text)
+    return path, text, pattern.sub(lambda match: match[1] + table() + "\n" + match[2], text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -222,11 +244,11 @@ def main(argv: list[str] | None = None) -> int:
             stale.append(f"{path.name} (table:{name})")
             if write:
                 path.write_text(wanted)
-    data = load("cpu")
-    if not PLOT.exists() or fingerprint(data) not in PLOT.read_text():
-        stale.append(PLOT.name)
-        if write:
-            draw(data, PLOT)
+    for path, data, make in plots():
+        if not path.exists() or fingerprint(data) not in path.read_text():
+            stale.append(path.name)
+            if write:
+                make(data, path)
     if stale:
         print(("written: " if write else "differs from its results, run with --write: ") + ", ".join(stale))
     return 1 if stale and not write else 0

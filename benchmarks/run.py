@@ -35,7 +35,7 @@ from cupy_convt.engines.cpu import CpuEngine
 HOPELESS = 5.0
 
 
-def environment() -> dict[str, Any]:
+def environment(module: str = "benchmarks.run") -> dict[str, Any]:
     """What the figures depend on."""
     model = platform.processor()
     flags: list[str] = []
@@ -54,7 +54,7 @@ def environment() -> dict[str, Any]:
             name: _version(name) for name in ("numpy", "scipy", "torch", "onnxruntime", "ml_dtypes", "cupy-convt")
         },
         "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        "command": f"python -m {module} " + " ".join(sys.argv[1:]),
         "protocol": "interleaved calls, ratios of fastest runs; see benchmarks/timing.py",
         "host_us": host_cost(),
         "cores_at_hand": round(cores_at_hand(), 2),

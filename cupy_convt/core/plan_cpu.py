@@ -83,7 +83,7 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     real, grid = RealShape.of(problem), row_grid(problem)
     share = limit // _workers(device)
     packed = _converted_weight(problem, real)
-    elements = max(min(16384, share // (4 * real.item)), 64)
+    elements = max(min(32768, share // (4 * real.item)), 64)
     widest = max(run.count for run in grid.runs)
     most_rows = grid.rows
     if real.converted:

@@ -108,13 +108,11 @@ def _run(
             tap = part.first_tap + m * grid.tap_step
             x = inputs[:, :, ci, None, None, low + shift : high + shift]
             w = taps[:, ci, :, tap : tap + part.count, None]
-            if pending and low == 0 and high == rows:
-                np.multiply(x, w, out=sums)
+            if pending:
+                sums[..., :low], sums[..., high:] = 0, 0
+                np.multiply(x, w, out=sums[..., low:high])
                 pending = False
                 continue
-            if pending:
-                sums[...] = 0
-                pending = False
             inner = product[..., low:high]
             np.multiply(x, w, out=inner)
             np.add(sums[..., low:high], inner, out=sums[..., low:high])

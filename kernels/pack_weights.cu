@@ -2,13 +2,15 @@
 // packed[g][row tile][chunk][m][...] = w[g*C_in/g + ci, co, f + m*tap_step],   row = (co, f), chunk = 64 bytes of ci
 //
 // Idea: each step of the sub-pixel product reads one tile of weights, so a tile is one run of memory in the order in
-// which the step wants it: channel by channel (CONVT_ROW_MAJOR 0) or row by row (1, for ldmatrix). Taps that are not
-// there (a ragged last one, rows and channels that fill up a tile) are zeros, so the product has no special cases.
+// which the step wants it: channel by channel (CONVT_ROW_MAJOR 0), row by row (1, for ldmatrix) or row by row for each 16
+// bytes of channels (2, for wgmma, which cuts floats to TF32, so they are rounded here). Taps that are not there (a ragged
+// last one, rows and channels that fill up a tile) are zeros, so the product has no special cases.
 //
 // Thread mapping: reads with consecutive threads on consecutive rows, writes with consecutive threads on consecutive
 // elements of the tile. Block mapping, fastest first: chunk, phase tile, channel tile, group; all in blockIdx.x.
 // Preconditions: 256 threads; w is contiguous (C_in, C_out/g, K); phase f < phases holds taps f, f + tap_step, ...
 #include "implicit.cuh"
+#include "mma.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type"
 #endif
@@ -16,11 +18,18 @@
 #error "CONVT_BM: rows of a tile"
 #endif
 #ifndef CONVT_ROW_MAJOR
-#error "CONVT_ROW_MAJOR: 1 if the channels of a row lie together, 0 if the rows of a channel do"
+#error "CONVT_ROW_MAJOR: 1 if the channels of a row lie together, 0 if the rows of a channel do, 2 if 16-byte units do"
 #endif
 typedef CONVT_T T;
 static_assert(256 % CONVT_BM == 0, "tile");
-enum { BM = CONVT_BM, BK = 64 / sizeof(T), THREADS = 256, PAD = 2 };
+enum { BM = CONVT_BM, BK = 64 / sizeof(T), UNIT = 16 / sizeof(T), THREADS = 256 };
+enum { ORDER = CONVT_ROW_MAJOR, PAD = ORDER == 2 ? 32 / UNIT : 2 };  // lanes meet different banks
+
+template <class V> CT_DEV V taken(V v) { return v; }
+CT_DEV float taken(float v) {
+  if constexpr (ORDER == 2) v = __uint_as_float(to_tf32(v));
+  return v;
+}
 
 extern "C" __global__ void __launch_bounds__(256)
 pack_weights(const T* __restrict__ w, T* __restrict__ packed, int c_in_group, int c_out_group, int kernel_size,
@@ -47,8 +56,9 @@ pack_weights(const T* __restrict__ w, T* __restrict__ packed, int c_in_group, in
     __syncthreads();
 #pragma unroll 1
     for (int e = threadIdx.x; e < BK * BM; e += THREADS) {
-      int to_row = CONVT_ROW_MAJOR ? e / BK : e % BM, k = CONVT_ROW_MAJOR ? e % BK : e / BM;
-      ct_st(target + e, ct_ld(tile + k * (BM + PAD) + to_row));
+      int to_row = ORDER == 0 ? e % BM : ORDER == 1 ? e / BK : e / UNIT % BM;
+      int k = ORDER == 0 ? e / BM : ORDER == 1 ? e % BK : e / (UNIT * BM) * UNIT + e % UNIT;
+      ct_st(target + e, taken(ct_ld(tile + k * (BM + PAD) + to_row)));
     }
     __syncthreads();
   }

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cupy_convt.core import plan_direct, plan_fft, plan_gemm, plan_implicit, plan_weight_stream
+from cupy_convt.core import plan_direct, plan_fft, plan_gemm, plan_hopper, plan_implicit, plan_weight_stream
 from cupy_convt.core.launch import Plan
-from cupy_convt.core.problem import Problem
+from cupy_convt.core.problem import EPSILON, Problem
 from tests import cases
+from tests import test_kernels_hopper as hopper
 from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +44,9 @@ def engine(cupy: Any) -> Any:
 
 
 def plans(p: Problem, engine: Any, limit: int = LIMIT) -> list[Plan]:
-    return [plan for planner in PLANNERS for plan in planner.candidates(p, engine.device(), limit)]
+    found = [plan for planner in PLANNERS for plan in planner.candidates(p, engine.device(), limit)]
+    # small problems are waves of tiles to one multiprocessor
+    return found + list(plan_hopper.candidates(p, replace(engine.device(), multiprocessors=1), limit))
 
 
 def run(cupy: Any, engine: Any, p: Problem, plan: Plan, x: Any, seed: int = 0) -> np.ndarray:
@@ -73,6 +76,44 @@ def test_every_plan_gives_the_definition(cupy: Any, engine: Any, name: str, pair
     np.testing.assert_array_equal(
         results["direct/stream"].view(np.uint8), results["direct/gather"].view(np.uint8), "direct plans differ in bits"
     )
+
+
+def needs_warpgroups(engine: Any) -> None:
+    if engine.device().architecture != plan_hopper.ARCHITECTURE:
+        pytest.skip("needs sm_90")
+
+
+@pytest.mark.parametrize("dtype", hopper.DTYPES)
+@pytest.mark.parametrize("name", hopper.GEOMETRIES)
+def test_products_by_warpgroups(cupy: Any, engine: Any, name: str, dtype: str) -> None:
+    """What the emulator runs: TF32 as well, and one block that takes all tiles in turn."""
+    needs_warpgroups(engine)
+
+    def on_device(p: Problem, plan: Plan) -> tuple[np.ndarray, None]:
+        x, weight, bias = (None if a is None else engine.asarray(a) for a in hopper.operands(p))
+        out = engine.empty(p.out_shape, p.out_dtype)
+        out.view(np.uint8)[...] = 0xFF
+        engine.run(p, plan, x, weight, bias, out)
+        return cupy.asnumpy(out), None
+
+    *sizes, p_left, p_right = hopper.GEOMETRIES[name]
+    p = hopper.problem_of(dtype, *sizes, p_left=p_left, p_right=p_right)
+    hopper.check(p, replace(engine.device(), multiprocessors=1), on_device)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_warpgroups_on_all_multiprocessors(cupy: Any, engine: Any, dtype: str) -> None:
+    """Waves of tiles against the plan that sums without tensor cores."""
+    needs_warpgroups(engine)
+    p = Problem(4, 200, 5000, 130, 10, 5, p_left=3, p_right=2, x_dtype=dtype, weight_dtype=dtype)
+    x, _, _ = cases.operands(p)
+    gather = next(plan for plan in plan_direct.candidates(p, engine.device(), LIMIT) if plan.variant == "gather")
+    wanted = run(cupy, engine, p, gather, engine.asarray(x)).astype(np.float32)
+    found = plan_hopper.candidates(p, engine.device(), LIMIT)
+    assert found
+    for plan in found:
+        got = run(cupy, engine, p, plan, engine.asarray(x)).astype(np.float32)
+        np.testing.assert_allclose(got, wanted, rtol=2 * EPSILON[dtype], atol=1e-2, err_msg=plan.name)
 
 
 def test_any_strides(cupy: Any, engine: Any) -> None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
-from cupy_convt.core import cost, plan_cpu, plan_direct, plan_fft, plan_gemm, plan_implicit, plan_weight_stream
+from cupy_convt.core import (
+    cost,
+    plan_cpu,
+    plan_direct,
+    plan_fft,
+    plan_gemm,
+    plan_hopper,
+    plan_implicit,
+    plan_weight_stream,
+)
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.plan_cpu import CpuPlan
@@ -21,7 +30,7 @@ AnyPlan = Plan | CpuPlan
 METHODS = ("direct", "gemm", "fft")
 _GPU_PLANNERS: dict[str, tuple[ModuleType, ...]] = {
     "direct": (plan_direct,),
-    "gemm": (plan_implicit, plan_weight_stream, plan_gemm),
+    "gemm": (plan_implicit, plan_hopper, plan_weight_stream, plan_gemm),
     "fft": (plan_fft,),
 }
 

@@ -22,7 +22,7 @@ from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.launch import Fft, Gemm, Launch, Step
 from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
-from cupy_convt.engines.source import kernel_source
+from cupy_convt.engines.source import compiler_options, kernel_source
 
 #: Transform plans kept per process; each holds a work area of about the size of its data.
 FFT_PLANS = 16
@@ -175,7 +175,7 @@ class CupyRuntime:
         kernel = self._kernels.get(key)
         if kernel is None:
             _refuse_capture(f"the kernel {launch.kernel} is compiled")
-            options = ("-std=c++17", *(f"-D{name}={value}" for name, value in launch.defines))
+            options = (*compiler_options(launch.kernel), *(f"-D{name}={value}" for name, value in launch.defines))
             module = cupy.RawModule(code=kernel_source(launch.kernel), options=options)
             kernel = module.get_function(launch.kernel)
             if large:

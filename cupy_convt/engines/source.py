@@ -16,6 +16,10 @@ from pathlib import Path
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"')
 
 
+#: Kernels for one architecture alone, whose instructions its usual name leaves out, and the name that has them.
+ARCHITECTURES = {"implicit_gemm_wgmma": "sm_90a"}
+
+
 def kernel_directory() -> Path:
     """Directory of the .cu and .cuh files: inside an installed wheel, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -58,6 +62,12 @@ def _splice(path: Path, directories: tuple[Path, ...], seen: set[Path]) -> str:
 def kernel_source(stem: str) -> str:
     """Flattened source of kernels/<stem>.cu."""
     return flatten(kernel_directory() / f"{stem}.cu")
+
+
+def compiler_options(stem: str) -> tuple[str, ...]:
+    """What the compiler is told about kernels/<stem>.cu besides its defines; sm_90a prevails over sm_90 beside it."""
+    architecture = ARCHITECTURES.get(stem)
+    return ("-std=c++17",) if architecture is None else ("-std=c++17", f"-arch={architecture}")
 
 
 def source_hash(text: str) -> str:

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""The sub-pixel implicit GEMM by warpgroups of sm_90a: halves, and float32 with precision "tf32".
+
+The formula, the rows and the columns are those of core/plan_implicit.py, and so is what is said there of infinities.
+The kernel fills a multiprocessor with one block, which takes one tile after the other, so it is for problems of about
+a wave of tiles and more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.implicit_tiles import (
+    CHUNK_BYTES,
+    HALO,
+    Tile,
+    chunks,
+    column_tiles,
+    in_runs,
+    line,
+    panel_taps,
+    split,
+    stage_pitch,
+)
+from cupy_convt.core.launch import (
+    CUDA_TYPES,
+    GRID_LIMIT,
+    I32,
+    I64,
+    Argument,
+    Launch,
+    Plan,
+    Stride,
+    Variant,
+    Workspace,
+    epilogue,
+)
+from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
+
+#: The architecture that has these instructions; its successors have others.
+ARCHITECTURE = 90
+#: Tiles for each multiprocessor below which there is no plan.
+LEAST_WAVE = 0.75
+KERNEL = "implicit_gemm_wgmma"
+_PACK_BLOCK = 256
+# W_STAGES and X_STAGES of the kernel, its barriers, and the threads of its two producer warpgroups
+_WEIGHT_STAGES, _INPUT_STAGES, _BARRIER_BYTES, _PRODUCERS = 8, 4, 256, 256
+
+
+@dataclass(frozen=True)
+class HopperTile(Tile):
+    """A compiled form: 64 rows for each consumer warpgroup, by `columns`."""
+
+    @property
+    def kernel(self) -> str:
+        """Its source."""
+        return KERNEL
+
+    @property
+    def variant(self) -> str:
+        """Its name in plans."""
+        return f"hopper/{self.unit}-{self.rows}x{self.columns}"
+
+    @property
+    def weight_tile_bytes(self) -> int:
+        """Shared memory of the ring of weight tiles."""
+        return _WEIGHT_STAGES * CHUNK_BYTES * self.rows
+
+    @property
+    def operand_bytes(self) -> int:
+        """Shared memory in front of the staging area: both rings and their barriers."""
+        return self.weight_tile_bytes + _INPUT_STAGES * CHUNK_BYTES * (self.columns + HALO) + _BARRIER_BYTES
+
+    @property
+    def staged(self) -> HopperTile:
+        """The columns that leave at once: all or half."""
+        return replace(self, columns=self.columns // 2 if self.columns % 128 else 128)
+
+    def lanes(self, item_bytes: int) -> list[tuple[int, int]]:
+        """(row, column) of the lanes when a warp leaves its sums."""
+        return [(lane // 4, lane % 4 * 2 + lane // 2 % 2) for lane in range(32)]
+
+
+def _tiles(unit: str) -> tuple[HopperTile, ...]:
+    sides = (128, 192), (128, 128), (64, 192)
+    return tuple(HopperTile(unit, rows, columns, 2 * rows + _PRODUCERS, 1) for rows, columns in sides)
+
+
+#: Tiles by dtype.
+TILES = {"float16": _tiles("wgmma"), "bfloat16": _tiles("wgmma"), "float32": _tiles("tf32")}
+
+
+def variants() -> tuple[Variant, ...]:
+    """Every (kernel, defines) that a plan of this method can launch."""
+    found = [(dtype, tile) for dtype, of_dtype in TILES.items() for tile in of_dtype]
+    packs = [("pack_weights", _pack_defines(dtype, tile)) for dtype, tile in found]
+    return tuple(dict.fromkeys(packs + [(KERNEL, _defines(dtype, tile)) for dtype, tile in found]))
+
+
+def _defines(dtype: str, tile: HopperTile) -> tuple[tuple[str, str | int], ...]:
+    return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_BN", tile.columns)
+
+
+def _pack_defines(dtype: str, tile: HopperTile) -> tuple[tuple[str, str | int], ...]:
+    return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_ROW_MAJOR", 2)
+
+
+# ---- plans ----------------------------------------------------------------------------------------------------------
+
+
+def why_not(problem: Problem, device: DeviceSpec) -> str:
+    """Why no tile can take the problem; empty if one can."""
+    if device.architecture != ARCHITECTURE:
+        return "warpgroup products need sm_90"
+    if problem.operation != "forward":
+        return f"no warpgroup kernel for {problem.operation}"
+    if problem.x_dtype != problem.weight_dtype:
+        return "warpgroup products take x and weight of one dtype"
+    if problem.x_dtype not in TILES or (problem.x_dtype == "float32" and problem.precision != "tf32"):
+        return 'warpgroup products take halves, and float32 with precision="tf32"'
+    if problem.stride * problem.phases.input_step >= 2**23 or problem.effective_kernel >= 2**29:
+        return "stride * dilation must be below 2^23 and the kernel's reach below 2^29"
+    if line(problem).columns >= 2**29 or problem.batch >= 2**30:
+        return "rows of 2^29 columns"
+    return "" if _usable(problem, device) else "fewer tiles than multiprocessors, or more than 2^31"
+
+
+def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[Plan, ...]:
+    """One plan for each tile of which there is about a wave, and whose packed weights fit the limit."""
+    if not problem.batch or problem.l_out < 1 or why_not(problem, device):
+        return ()
+    plans = (_plan(problem, tile, device) for tile in _usable(problem, device))
+    return tuple(plan for plan in plans if plan.workspace_bytes <= workspace_limit)
+
+
+def tile_of(problem: Problem, plan: Plan) -> HopperTile:
+    """The tile that a plan of this method runs."""
+    return next(tile for tile in TILES[problem.x_dtype] if tile.variant == plan.variant)
+
+
+def tile_count(problem: Problem, tile: HopperTile) -> int:
+    """Tiles of the result."""
+    return problem.groups * split(problem, tile).tiles * column_tiles(problem, tile)
+
+
+def shared_bytes(problem: Problem, tile: HopperTile) -> int:
+    """Dynamic shared memory of a block: rings of operands, and apart from them the sums on their way out."""
+    sums = split(problem, tile).channels * stage_pitch(problem, tile.staged)
+    return tile.operand_bytes + sums * ITEM_BYTES[problem.accumulator]
+
+
+def _usable(problem: Problem, device: DeviceSpec) -> tuple[HopperTile, ...]:
+    def fits(tile: HopperTile) -> bool:
+        count = tile_count(problem, tile)
+        wave = LEAST_WAVE * device.multiprocessors <= count <= GRID_LIMIT and _pack_blocks(problem, tile) <= GRID_LIMIT
+        return wave and shared_bytes(problem, tile) <= device.shared_bytes
+
+    return tuple(tile for tile in TILES[problem.x_dtype] if fits(tile))
+
+
+def _pack_blocks(problem: Problem, tile: HopperTile) -> int:
+    return problem.groups * split(problem, tile).tiles * chunks(problem)
+
+
+def _pack(problem: Problem, tile: HopperTile) -> Launch:
+    rows, phases = split(problem, tile), problem.phases
+    numbers = (
+        *(problem.c_in_group, problem.c_out_group, problem.kernel_size, phases.tap_step, phases.max_taps),
+        *(len(phases.active), rows.channels, rows.phases, rows.channel_tiles, rows.phase_tiles, chunks(problem)),
+    )
+    arguments: tuple[Argument, ...] = ("weight", "tiles", *(I32(n) for n in numbers))
+    defines = _pack_defines(problem.weight_dtype, tile)
+    return Launch("pack_weights", defines, _pack_blocks(problem, tile), _PACK_BLOCK, 0, arguments)
+
+
+def _product(problem: Problem, tile: HopperTile, device: DeviceSpec) -> Launch:
+    rows, phases, columns, count = split(problem, tile), problem.phases, line(problem), tile_count(problem, tile)
+    inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
+    numbers = (
+        *(columns.columns, problem.batch, problem.c_in_group, problem.c_out_group, chunks(problem), phases.max_taps),
+        *(panel_taps(problem), phases.input_step, len(phases.active), rows.channels, rows.phases, rows.phase_tiles),
+        *(rows.tiles, column_tiles(problem, tile), problem.kernel_size, problem.stride, problem.dilation),
+        *(phases.tap_step, inverse, int(in_runs(problem)), stage_pitch(problem, tile.staged), count),
+    )
+    strides = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
+    lengths = (I64(problem.l_in), I64(problem.l_out), I64(problem.p_left), I64(columns.first_u))
+    integers = tuple(I32(n) for n in numbers)
+    arguments: tuple[Argument, ...] = ("x", "tiles", "bias", "out", *strides, *lengths, *integers, *epilogue(problem))
+    grid, shared = min(count, device.multiprocessors), shared_bytes(problem, tile)
+    return Launch(KERNEL, _defines(problem.x_dtype, tile), grid, tile.threads, shared, arguments)
+
+
+def _plan(problem: Problem, tile: HopperTile, device: DeviceSpec) -> Plan:
+    rows, channels = split(problem, tile), CHUNK_BYTES // ITEM_BYTES[problem.weight_dtype]
+    count = _pack_blocks(problem, tile) * problem.phases.max_taps * channels * tile.rows
+    geometry = (problem.weight_shape, problem.groups, problem.stride, problem.dilation, problem.weight_dtype)
+    tiles = tile_count(problem, tile)
+    notes = (
+        f"{tiles} tiles of {rows.channels} channels x {rows.phases} of {len(problem.phases.active)} phases"
+        f" ({tile.rows} rows) by {tile.columns} columns, {ceil_div(tiles, device.multiprocessors)} a block",
+    )
+    return Plan(
+        "gemm",
+        tile.variant,
+        (_product(problem, tile, device),),
+        packing_steps=(_pack(problem, tile),),
+        packed=(Workspace("tiles", count, problem.weight_dtype),),
+        packing_key=("hopper", tile.rows, rows, *geometry),
+        notes=notes,
+        sum_order=tile.variant,
+    )

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT
+// y[n,co,u*s + f*d - p_left] = act(bias[co] + sum_{ci,m} w[ci,co,f + m*s/c] * x[n,ci,u - m*d/c]),   c = gcd(s, d)
+//
+// Idea: the product of implicit_gemm by warpgroups (sm_90a), halves or TF32, float32 sums. Warps have roles: consumer
+// warpgroups of 64 rows each do nothing but wgmma and the way out; of the producer warps one asks for tiles of weights,
+// each one run of memory, by bulk copies, and the others carry x, which has to be turned from rows of time into
+// [place][channel]: loads run along time, 16 bytes of channels of one place are stored at once. mbarriers tell who may
+// go on. A block takes one tile after the other, and its producers are tiles ahead while the consumers write results.
+//
+// Layout: neither operand is swizzled. 16-byte units of channels lie in columns of places (or rows), so eight places
+// are 128 bytes that follow one another, whatever place they start at: a tap, which is a shift by places, is 16 bytes
+// more in the descriptor's address, and one x tile serves all taps of a panel. A swizzled tile would make the shift
+// depend on how the hardware counts rows of an operand that starts inside a swizzle atom. Reads of core matrices and the
+// producers' stores meet every bank once.
+//
+// Tensor maps: none. Weights are packed in the order in which they are used, so 1-D copies, which want 16-byte
+// addresses and no driver call, bring them. x could come by a tensor map only as it lies, [channel][time]: as an operand
+// with rows contiguous (halves only) a tap would shift it along its contiguous side, where addresses go in units of
+// eight samples; it would take a copy for each tap, and rows whose pitch is no multiple of 16 bytes would be left out.
+//
+// Block mapping: tiles blockIdx.x, blockIdx.x + gridDim.x, ...; fastest first: row tile (phases, then channels), column
+// tile, group.
+// Preconditions: sm_90a; 2 * BM + 256 threads; w as pack_weights leaves it for CONVT_BM, row-major 2, 16-byte aligned;
+// the line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
+#include "implicit.cuh"
+#include "hopper.cuh"
+#ifndef CONVT_T
+#error "CONVT_T: element type, __half, __nv_bfloat16 or float"
+#endif
+#ifndef CONVT_BM
+#error "CONVT_BM: rows of a tile"
+#endif
+#ifndef CONVT_BN
+#error "CONVT_BN: columns of a tile"
+#endif
+typedef CONVT_T T;
+enum { BM = CONVT_BM, BN = CONVT_BN, PLACES = BN + CT_HALO };
+enum { STEP_BYTES = 64, BK = STEP_BYTES / sizeof(T), CHANNELS = 16 / sizeof(T), UNITS = STEP_BYTES / 16 };
+enum { CONSUMERS = 2 * BM, FIRST_LOADER = CONSUMERS + 32, LOADERS = PLACES };
+enum { W_BYTES = BM * STEP_BYTES, X_BYTES = PLACES * STEP_BYTES, W_STAGES = 8, X_STAGES = 4 };
+enum { BARRIERS = W_STAGES * W_BYTES + X_STAGES * X_BYTES, STAGING = BARRIERS + 256 };
+enum { PASS = BN % 128 ? BN / 2 : 128 };  // columns that leave at once: all or half
+enum { LEAST_RUN = 24 };  // columns of a row that are worth a loop of their own
+// registers of a thread, together those of a multiprocessor
+enum { PRODUCER_REGISTERS = BM == 64 ? 128 : 96, CONSUMER_REGISTERS = BM == 64 ? 240 : 160 };
+static_assert(BM % 64 == 0 && LOADERS <= 224 && PASS % 8 == 0 && (BN == PASS || BN == 2 * PASS), "tile");
+
+struct Arguments {
+  const T *x, *w, *bias;
+  T* out;
+  i64 x_stride_n, x_stride_c, out_stride_n, out_stride_c, l_in, l_out, p_left, first_u;
+  int row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile, phase_tile;
+  int phase_tiles, row_tiles, column_tiles, kernel_size, stride, dilation, tap_step, inverse, runs, stage_pitch;
+  int activation;
+  double slope;
+
+  CT_DEV int row_tile(u32 tile) const { return (int)(tile % row_tiles); }
+  CT_DEV int column_tile(u32 tile) const { return (int)(tile / row_tiles % column_tiles); }
+  CT_DEV i64 group(u32 tile) const { return tile / row_tiles / column_tiles; }
+  CT_DEV ct_line line(u32 tile, int column) const {
+    return ct_line_at((i64)column_tile(tile) * BN + column, first_u, row_columns, batch);
+  }
+};
+
+// A ring of buffers: `full` opens when one is written, `empty` when it may be written again.
+template <int STAGES, int BYTES> struct Ring {
+  unsigned char* buffers;
+  u64 *full, *empty;
+  int stage, parity;
+
+  CT_DEV Ring(unsigned char* buffers, unsigned char* barriers)
+      : buffers(buffers), full(reinterpret_cast<u64*>(barriers)), empty(full + STAGES), stage(0), parity(0) {}
+  CT_DEV void init(int writers, int readers) const {
+    for (int i = 0; i < STAGES; ++i) {
+      mbar_init(full + i, writers);
+      mbar_init(empty + i, readers);
+    }
+  }
+  CT_DEV unsigned char* buffer() const { return buffers + stage * BYTES; }
+  CT_DEV void wait_full() const { mbar_wait(full + stage, parity); }
+  CT_DEV void wait_empty() const { mbar_wait(empty + stage, parity ^ 1); }
+  CT_DEV void advance() {
+    if (++stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+typedef Ring<W_STAGES, W_BYTES> WeightRing;
+typedef Ring<X_STAGES, X_BYTES> InputRing;
+
+// ---- producers -----------------------------------------------------------------------------------------------------
+
+CT_DEV void produce_weights(const Arguments& a, WeightRing ring, u32 tiles) {
+  int steps = a.chunks * a.taps;
+  for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const T* weights = a.w + (a.group(tile) * a.row_tiles + a.row_tile(tile)) * steps * (BK * BM);
+    for (int step = 0; step < steps; ++step, weights += BK * BM, ring.advance()) {
+      ring.wait_empty();
+      mbar_arrive_expect_tx(ring.full + ring.stage, W_BYTES);
+      bulk_g2s(ring.buffer(), weights, W_BYTES, ring.full + ring.stage);
+    }
+  }
+}
+
+CT_DEV float rounded(float v) { return __uint_as_float(to_tf32(v)); }
+CT_DEV __half rounded(__half v) { return v; }
+CT_DEV __nv_bfloat16 rounded(__nv_bfloat16 v) { return v; }
+
+// The x tiles of a block in the order of their use: a chunk of channels, and up to panel_taps taps from `tap` on.
+struct Panels {
+  const Arguments& a;
+  u32 tiles, tile;
+  int chunk, tap;
+  ct_input<T> input;
+  ct_line line;
+
+  CT_DEV Panels(const Arguments& a, u32 tiles) : a(a), tiles(tiles), tile(blockIdx.x), chunk(0), tap(0) { enter(); }
+  CT_DEV void enter() {
+    input = {a.x + a.group(tile) * a.c_in_group * a.x_stride_c, a.x_stride_n, a.x_stride_c, a.l_in, a.c_in_group};
+    line = a.line(tile, 0);
+  }
+  // whether there is another one
+  CT_DEV bool next() {
+    tap += a.panel_taps;
+    if (tap < a.taps) return true;
+    tap = 0;
+    if (++chunk < a.chunks) return true;
+    chunk = 0;
+    tile += gridDim.x;
+    if (tile >= tiles) return false;
+    enter();
+    return true;
+  }
+};
+
+// What one thread carries of an x tile: one place, of which number CT_HALO is the tile's first column, and all channels
+// of the chunk. The first places are read by no tap if the panel looks back less than CT_HALO.
+struct Cargo {
+  ct_unit<T> units[UNITS];
+  int channels;  // that are there; the others are zeros
+
+  CT_DEV static int place() { return threadIdx.x - FIRST_LOADER; }
+  CT_DEV void load(const Panels& panels) {
+    const Arguments& a = panels.a;
+    const ct_input<T>& input = panels.input;
+    ct_column column = ct_column_at(panels.line, place() - CT_HALO - panels.tap * a.input_step);
+    bool used = place() >= CT_HALO - (a.panel_taps - 1) * a.input_step;
+    bool read = used && column.inside && column.u >= 0 && column.u < input.l_in;
+    int first = panels.chunk * BK;
+    channels = read ? input.channels - first : 0;
+    const T* p = input.x + (read ? column.n * input.stride_n + first * input.stride_c + column.u : 0);
+#pragma unroll
+    for (int k = 0; k < BK; ++k) {
+      units[k / CHANNELS].v[k % CHANNELS] = ct_ld(p);  // no branches: where there is no channel, an element once more
+      if (k + 1 < channels) p += input.stride_c;
+    }
+  }
+  CT_DEV void store(InputRing& ring) {
+    ring.wait_empty();
+#pragma unroll
+    for (int unit = 0; unit < UNITS; ++unit) {
+#pragma unroll
+      for (int k = 0; k < CHANNELS; ++k) {
+        T value = units[unit].v[k];
+        units[unit].v[k] = unit * CHANNELS + k < channels ? rounded(value) : ct_cvt<T>(0.f);
+      }
+      ct_st16(reinterpret_cast<T*>(ring.buffer() + (unit * PLACES + place()) * 16), units[unit]);
+    }
+    fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbar_arrive(ring.full + ring.stage);
+    ring.advance();
+  }
+};
+
+// Loads of one x tile are under way while the one before waits for its buffer.
+CT_DEV void produce_inputs(const Arguments& a, InputRing ring, u32 tiles) {
+  Panels panels(a, tiles);
+  Cargo even, odd;
+  even.load(panels);
+  for (;;) {
+    bool more = panels.next();
+    if (more) odd.load(panels);
+    even.store(ring);
+    if (!more) return;
+    more = panels.next();
+    if (more) even.load(panels);
+    odd.store(ring);
+    if (!more) return;
+  }
+}
+
+// ---- consumers -----------------------------------------------------------------------------------------------------
+
+// Sums of one tile: rows of this warpgroup by BN columns. A buffer is given back when the products that read it are
+// done, one step later.
+CT_DEV void multiply(const Arguments& a, WeightRing& w, InputRing& x, float (&sums)[BN / 2]) {
+  int warpgroup = threadIdx.x / 128;
+  bool leader = threadIdx.x % 32 == 0;
+  u64 *w_read = nullptr, *x_read = nullptr;
+  int scale = 0;  // the first product overwrites
+  for (int chunk = 0; chunk < a.chunks; ++chunk)
+    for (int tap = 0; tap < a.taps; tap += a.panel_taps) {
+      x.wait_full();
+      u64 x_place = gmma_desc(x.buffer() + CT_HALO * 16, PLACES * 16, 128, 0);
+      for (int left = min(a.panel_taps, a.taps - tap); left > 0; --left, x_place -= a.input_step) {
+        w.wait_full();
+        u64 w_rows = gmma_desc(w.buffer() + warpgroup * (64 * 16), BM * 16, 128, 0);
+        reg_fence(sums);
+        wgmma_fence();
+#pragma unroll
+        for (int unit = 0; unit < UNITS; unit += 2) {
+          wgmma<T, 0, 0>(sums, w_rows + unit * BM, x_place + unit * PLACES, scale);
+          scale = 1;
+        }
+        wgmma_commit();
+        reg_fence(sums);
+        wgmma_wait<1>();
+        if (leader && w_read) mbar_arrive(w_read);
+        if (leader && x_read) mbar_arrive(x_read);
+        w_read = w.empty + w.stage;
+        x_read = left == 1 ? x.empty + x.stage : nullptr;
+        w.advance();
+      }
+      x.advance();
+    }
+  wgmma_wait<0>();
+  reg_fence(sums);
+  if (leader) {
+    mbar_arrive(w_read);
+    mbar_arrive(x_read);
+  }
+}
+
+typedef ct_stage<T, PASS, CONSUMERS> Stage;
+
+// Leaves the sums of columns FIRST to FIRST + PASS in the staging area.
+template <int FIRST> CT_DEV void stage_sums(const Stage& stage, const float (&sums)[BN / 2]) {
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int odd = lane / 2 % 2;  // half of the lanes begin with the second of their two columns, in banks of its own
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    int channel, place = stage.place(warp * 16 + i * 8 + lane / 4, channel);
+    if (place < 0) continue;
+    place += lane % 4 * 2 * stage.rows.phase_tile;
+#pragma unroll
+    for (int j = 0; j < PASS / 8; ++j, place += 8 * stage.rows.phase_tile) {
+      float first = sums[(FIRST / 8 + j) * 4 + i * 2], second = sums[(FIRST / 8 + j) * 4 + i * 2 + 1];
+      ct_st(stage.at(channel, place + odd * stage.rows.phase_tile), odd ? second : first);
+      ct_st(stage.at(channel, place + (1 - odd) * stage.rows.phase_tile), odd ? first : second);
+    }
+  }
+}
+
+// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Lanes take
+// 16-byte units of it, whole sectors together; pieces of 32 units, or of fewer where runs are short, go to the warps.
+CT_DEV void store_rows(const Stage& stage) {
+  enum { OUT = 16 / sizeof(T), SECTOR = 32 / sizeof(T) };
+  const ct_output<T>& output = stage.output;
+  int columns;
+  for (int column = 0; column < PASS; column += columns) {
+    ct_column first = ct_column_at(stage.line, column);
+    if (!first.inside) return;
+    columns = (int)min((i64)(PASS - column), stage.line.first_u + stage.line.row_columns - first.u);
+    int source = column * output.stride, length = columns * output.stride;
+    i64 t = stage.sample(first.u, 0);
+    int begin = (int)min(max(-t, 0ll), (i64)length), end = (int)min(max(output.l_out - t, 0ll), (i64)length);
+    int units = (length + SECTOR - 1 + OUT - 1) / OUT;
+    int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team;
+    for (int i = threadIdx.x / team; i < stage.rows.channels * pieces; i += CONSUMERS / team) {
+      int channel = i / pieces;
+      T* run = stage.row(channel, first.n) + t;
+      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR);
+      int e = (i % pieces * team + threadIdx.x % team) * OUT - askew;
+      // -0 is what adding changes nothing
+      float bias = output.bias ? ct_acc(ct_ld(output.bias + stage.rows.first_channel + channel)) : -0.f;
+      ct_unit<T> unit;
+#pragma unroll
+      for (int k = 0; k < OUT; ++k) {
+        if (e + k < begin || e + k >= end) continue;
+        float sum = ct_ld(stage.at(channel, source + e + k)) + bias;
+        unit.v[k] = ct_cvt<T>(ct_activate(sum, output.activation, output.slope));
+      }
+      if (e >= begin && e + OUT <= end && ct_is_aligned16(run + e)) {
+        ct_st16(run + e, unit);
+      } else {
+#pragma unroll
+        for (int k = 0; k < OUT; ++k)
+          if (e + k >= begin && e + k < end) ct_st(run + e + k, unit.v[k]);
+      }
+    }
+  }
+}
+
+CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], unsigned char* staging) {
+  i64 group = a.group(tile);
+  ct_output<T> output = {a.out + group * a.c_out_group * a.out_stride_c, a.bias ? a.bias + group * a.c_out_group : a.bias,
+                         a.out_stride_n, a.out_stride_c, a.l_out, a.p_left, a.stride, a.dilation, a.kernel_size,
+                         a.tap_step, a.inverse, a.activation, a.slope};
+  ct_rows rows = ct_rows_at(a.row_tile(tile), a.channel_tile, a.phase_tile, a.phase_tiles, a.c_out_group, a.phases);
+#pragma unroll 1
+  for (int column = 0; column < BN; column += PASS) {
+    Stage stage = {reinterpret_cast<float*>(staging), a.stage_pitch, output, a.line(tile, column), rows};
+    bar_sync(1, CONSUMERS);  // nobody reads the staging area any more
+    if (column == 0)
+      stage_sums<0>(stage, sums);
+    else
+      stage_sums<BN - PASS>(stage, sums);
+    bar_sync(1, CONSUMERS);
+    if (a.runs && rows.phases == a.stride && a.row_columns >= LEAST_RUN)
+      store_rows(stage);
+    else if (a.runs)
+      stage.store_runs();
+    else
+      stage.store_scattered();
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256 + 2 * CONVT_BM, 1)
+implicit_gemm_wgmma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
+                    i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
+                    i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
+                    int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
+                    int row_tiles, int column_tiles, int kernel_size, int stride, int dilation, int tap_step,
+                    int inverse, int runs, int stage_pitch, int tiles, int activation, double slope) {
+  extern __shared__ __align__(1024) unsigned char ct_smem[];
+  Arguments a = {x, w, bias, out, x_stride_n, x_stride_c, out_stride_n, out_stride_c, l_in, l_out, p_left, first_u,
+                 row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile,
+                 phase_tile, phase_tiles, row_tiles, column_tiles, kernel_size, stride, dilation, tap_step, inverse,
+                 runs, stage_pitch, activation, slope};
+  WeightRing weights(ct_smem, ct_smem + BARRIERS);
+  InputRing inputs(ct_smem + W_STAGES * W_BYTES, ct_smem + BARRIERS + 2 * W_STAGES * 8);
+  if (threadIdx.x == 0) {
+    weights.init(1, CONSUMERS / 32);
+    inputs.init(LOADERS / 32, CONSUMERS / 32);
+    mbar_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x >= CONSUMERS) {
+    reg_release<PRODUCER_REGISTERS>();
+    if (threadIdx.x == CONSUMERS)
+      produce_weights(a, weights, tiles);
+    else if (threadIdx.x >= FIRST_LOADER && threadIdx.x < FIRST_LOADER + LOADERS)
+      produce_inputs(a, inputs, tiles);
+  } else {
+    reg_request<CONSUMER_REGISTERS>();
+    float sums[BN / 2];
+    for (u32 tile = blockIdx.x; tile < (u32)tiles; tile += gridDim.x) {
+      multiply(a, weights, inputs, sums);
+      store(a, tile, sums, ct_smem + STAGING);
+    }
+  }
+}

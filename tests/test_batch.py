@@ -124,9 +124,9 @@ def test_plans_of_one_order_give_every_item_the_same_bits(problem: Problem) -> N
             else:
                 engine.run(case, row.plan, x, weight, bias, out)
             found.setdefault(row.plan.sum_order, []).append(to_host(out))
-    assert len(found) >= 2, found.keys()
+    # an order may be there for an item alone: a plan for few columns
+    assert sum(len(results) >= 2 for results in found.values()) >= 2, found.keys()
     for order, results in found.items():
-        assert len(results) >= 2, order
         assert all(same_bits(result, results[0]) for result in results), order
 
 

@@ -58,14 +58,15 @@ class Constants:
     toeplitz_output: float = 1.3e-10
     toeplitz_pack: float = 3.6e-10
     fft_call: float = 0.0001
-    fft_point: float = 1.2e-10
-    fft_product: float = 2.5e-10
-    fft_output: float = 9e-10
-    fft_pack: float = 1e-09
+    fft_point: float = 2.1e-10
+    fft_product: float = 4.4e-10
+    fft_output: float = 1.6e-09
+    fft_pack: float = 1.7e-09
     fft_tile: float = 6e-05
+    fft_loop: float = 8e-08
     fft_alone: float = 2.25
     fft_split: float = 1.17
-    fft_convert: float = 1.5e-09
+    fft_convert: float = 2.6e-09
     fft_matrix_rate: float = 50e9
 
 
@@ -177,7 +178,7 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     point = c.fft_point * log2(form.length)
     each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
     each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
-    each *= form.length
+    each = each * form.length + (inputs + results) * c.fft_loop
     filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows * form.length
     at_once = form.filters_at_once(phases, real.item)
     packing = filters * (_lanes(form, at_once * phases * form.tap_windows, real, c) * point + c.fft_pack)

@@ -24,7 +24,8 @@ import cupy
 import numpy as np
 
 import cupy_convt as ct
-from benchmarks import workloads
+from benchmarks import rivals, workloads
+from benchmarks.host import host_cost
 from benchmarks.timing import Timing, summarise
 from cupy_convt.core.cost import floor_seconds, seconds
 from cupy_convt.core.dispatch import choose
@@ -36,6 +37,9 @@ FLUSH_BYTES = 256 << 20
 SLOW_SECONDS = 1.0
 #: Plans predicted to take more than this many times the chosen one are not timed.
 HOPELESS = 8.0
+
+#: Measured once, since results are written after every row.
+HOST_COST: dict[str, dict[str, float]] = {}
 
 Call = Callable[[], Any]
 Measured = dict[str, dict[str, Any]]
@@ -116,6 +120,8 @@ def _torch_calls(workload: workloads.Workload, arrays: tuple[Any, Any, Any]) -> 
                     return torch.nn.functional.conv_transpose1d(*tensors, **workload.arguments)
 
             calls["torch" + (" benchmark" if search else "") + (" tf32" if tf32 else "")] = call
+    if rivals.can_fold(workload) and arrays[0].dtype.name != "bfloat16":
+        calls["torch fold"] = rivals.product_and_fold(workload, tensors)
     return calls
 
 
@@ -179,8 +185,8 @@ def time_row(workload: workloads.Workload, dtype: str, rounds: int) -> dict[str,
         "ours": lambda: ct.conv_transpose1d(*arrays, **workload.arguments),
         "prepared": lambda: operator(arrays[0]),
     }
-    rivals = {**_torch_calls(workload, arrays), **_cupyx_calls(workload, arrays)}
-    measured = interleaved(calls | rivals, rounds)
+    others = {**_torch_calls(workload, arrays), **_cupyx_calls(workload, arrays)}
+    measured = interleaved(calls | others, rounds)
     row: dict[str, Any] = {
         "name": workload.name,
         "kind": workload.kind,
@@ -192,7 +198,7 @@ def time_row(workload: workloads.Workload, dtype: str, rounds: int) -> dict[str,
         "floor_ms": round(floor_seconds(problem, device) * 1e3, 6),
         "ours": measured["ours"],
         "prepared": measured["prepared"],
-        "rivals": {name: measured[name] for name in rivals},
+        "rivals": {name: measured[name] for name in others},
     }
     if "failed" not in measured["ours"]:
         choice = choose(problem, device)
@@ -201,7 +207,7 @@ def time_row(workload: workloads.Workload, dtype: str, rounds: int) -> dict[str,
             if "failed" not in rival:
                 rival["ratio"] = round(rival["median_ms"] / measured["ours"]["median_ms"], 3)
         if "failed" not in measured["torch"]:
-            row["rivals"]["torch"]["error"] = _error(calls["ours"](), rivals["torch"]())
+            row["rivals"]["torch"]["error"] = _error(calls["ours"](), others["torch"]())
         plans, predictions = _plan_calls(workload, arrays)
         row["plans"] = {
             name: timing | {"predicted_ms": round(predictions[name] * 1e3, 6)}
@@ -227,6 +233,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "date": datetime.date.today().isoformat(),
+        "host_us": HOST_COST,
         "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
         "protocol": "interleaved calls on a cold cache, CUDA events, medians; see benchmarks/gpu.py",
     }
@@ -240,6 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results file")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    HOST_COST.update(host_cost())
     rows: list[dict[str, Any]] = []
     for workload in workloads.load(options.rows, full=True):
         for dtype in dict.fromkeys((workload.dtype, "float32")):

@@ -109,16 +109,34 @@ def torch_call(workload: Workload, arrays: Arrays, threads: int) -> Call:
 
 
 def fold_call(workload: Workload, arrays: Arrays) -> Call | None:
+    """Product and fold on tensors that share our memory."""
+    import torch
+
+    if arrays.x.dtype.name not in ("float32", "float64") or not can_fold(workload):
+        return None
+    tensors = tuple(torch.from_numpy(array) for array in (arrays.x, arrays.weight, arrays.bias))
+    folded = product_and_fold(workload, tensors)
+
+    def call() -> Array:
+        out: Array = folded().numpy()
+        return out
+
+    return call
+
+
+def can_fold(workload: Workload) -> bool:
+    """Whether the columns are not too many, and fold finds as many of them as there are inputs."""
+    problem = workload.problem()
+    columns = 4 * problem.batch * problem.c_out * problem.kernel_size * problem.l_in
+    return columns <= RIVAL_BYTES and workload.output_padding < workload.stride
+
+
+def product_and_fold(workload: Workload, tensors: tuple[Any, Any, Any]) -> Callable[[], Any]:
     """One product for all taps in PyTorch, then torch.nn.functional.fold, which adds the columns up."""
     import torch
 
-    problem = workload.problem(arrays.x.dtype.name)
-    columns = problem.batch * problem.c_out * problem.kernel_size * problem.l_in * arrays.x.itemsize
-    known = arrays.x.dtype.name in ("float32", "float64")
-    if not known or columns > RIVAL_BYTES or workload.output_padding >= workload.stride:
-        return None
+    problem, (x, weight, bias) = workload.problem(), tensors
     groups, per_group = problem.groups, problem.c_in_group
-    x, weight, bias = (torch.from_numpy(array) for array in (arrays.x, arrays.weight, arrays.bias))
     left = weight.view(groups, per_group, -1).transpose(1, 2)
     window = {
         "output_size": (1, problem.l_out),
@@ -128,12 +146,10 @@ def fold_call(workload: Workload, arrays: Arrays) -> Call | None:
         "stride": (1, problem.stride),
     }
 
-    def call() -> Array:
+    def call() -> Any:
         with torch.inference_mode():
             products = torch.matmul(left, x.view(problem.batch, groups, per_group, problem.l_in))
-            folded = torch.nn.functional.fold(products.flatten(1, 2), **window)[:, :, 0]
-            out: Array = folded.add_(bias[:, None]).numpy()
-        return out
+            return torch.nn.functional.fold(products.flatten(1, 2), **window)[:, :, 0].add_(bias[:, None])
 
     return call
 

@@ -94,20 +94,16 @@ def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseT
     columns = max(min(max(inputs // depth, LEAST_COLUMNS), results // (form.points * rows)) // real.planes, 1)
     group_tile, item_tile = fit(columns, (groups, 1), (problem.batch, 1))
     channels = max(min(problem.c_out_group, results // (form.points * per_channel * group_tile * item_tile)), 1)
-    counts = [ceil_div(problem.batch, item_tile), ceil_div(groups, group_tile), ceil_div(problem.c_out_group, channels)]
+    extents = problem.batch, problem.c_out_group, groups
+    items, cuts, parts = (ceil_div(*pair) for pair in zip(extents, (item_tile, channels, group_tile), strict=True))
     for _ in range(workers):
-        total = counts[0] * counts[1] * counts[2] * problem.groups
+        total = items * cuts * parts * problem.groups
         if total % workers == 0 or total >= 8 * workers:
             break
-        if group_tile * item_tile > 2 * LEAST_COLUMNS:
-            counts[0 if item_tile > 1 else 1] += 1
-        elif counts[2] < problem.c_out_group:
-            counts[2] += 1
-    return PhaseTiles(
-        *(
-            ceil_div(extent, count)
-            for extent, count in zip(
-                (problem.batch, problem.c_out_group, groups), (counts[0], counts[2], counts[1]), strict=True
-            )
-        )
-    )
+        if group_tile * item_tile <= 2 * LEAST_COLUMNS:
+            cuts += cuts < problem.c_out_group
+        elif item_tile > 1:
+            items += 1
+        else:
+            parts += 1
+    return PhaseTiles(*(ceil_div(*pair) for pair in zip(extents, (items, cuts, parts), strict=True)))

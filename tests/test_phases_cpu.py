@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Products phase by phase: the forms are filters, tiles cover every sample once, and the CPU engine computes them."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cupy_convt.core.device import preset
+from cupy_convt.core.phases_cpu import FORMS, PLAIN, Form, phase_forms, phase_tiles, rows_of
+from cupy_convt.core.plan_cpu import CpuPlan, candidates
+from cupy_convt.core.problem import Problem
+from cupy_convt.engines import cpu_phases
+from cupy_convt.engines.cpu import CpuEngine, reference
+from cupy_convt.engines.cpu_arrays import Pieces
+
+CPU, LIMIT = preset("cpu"), 256 << 20
+DENSE = Problem(2, 48, 100, 32, 16, 8, p_left=4, p_right=4, has_bias=True)
+
+
+def plan_of(problem: Problem, form: Form, limit: int = LIMIT) -> CpuPlan:
+    return next(plan for plan in candidates(problem, CPU, limit) if plan.form == form)
+
+
+def arrays(problem: Problem, seed: int = 0) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(seed)
+    shapes = problem.x_shape, problem.weight_shape, (problem.c_out,)
+    return tuple(rng.standard_normal(shape).astype(problem.x_dtype) for shape in shapes)  # type: ignore[return-value]
+
+
+def run(problem: Problem, plan: CpuPlan, x: Any, weight: Any, bias: Any = None) -> Any:
+    out = np.full(problem.out_shape, np.nan, problem.out_dtype)
+    CpuEngine().run(problem, plan, x, weight, bias, out)
+    return out
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7])
+def test_a_form_is_the_filter_exactly(form: Form, taps: int) -> None:
+    """Small integers: every product and sum is exact in float32, halves included, so the result must be too."""
+    problem = Problem(1, 2, 13, 3, 4 * taps, 4, p_left=3, p_right=2)
+    rng = np.random.default_rng(taps)
+    x, weight = (rng.integers(-8, 9, shape).astype(np.float32) for shape in (problem.x_shape, problem.weight_shape))
+    plan = replace(plan_of(problem, PLAIN), form=form, packing_key=(), row_tile=5 * form.outputs)
+    np.testing.assert_array_equal(run(problem, plan, x, weight), reference(problem, x, weight))
+
+
+def test_minimal_filters_have_the_fewest_products() -> None:
+    for form in FORMS[1:]:
+        assert form.points == form.outputs + form.section - 1
+        assert Fraction(form.points, form.outputs * form.section) == Fraction(2, 3)
+
+
+def test_forms_offered() -> None:
+    def names(**changes: Any) -> list[str]:
+        return [form.name for form in phase_forms(replace(DENSE, **changes))]
+
+    assert names() == ["phases", "winograd3x2"]
+    assert names(kernel_size=24) == ["phases", "winograd2x3"]
+    assert names(kernel_size=32) == ["phases", "winograd3x2"]
+    assert names(kernel_size=8) == ["phases"]
+    assert names(precision="ieee") == ["phases"]
+    assert names(kernel_size=7) == names(dilation=2) == []
+
+
+@given(
+    batch=st.integers(1, 9),
+    channels=st.integers(1, 40),
+    groups=st.integers(1, 3),
+    length=st.integers(1, 3000),
+    crop=st.integers(0, 15),
+    form=st.sampled_from(FORMS),
+    most=st.sampled_from([0, 1 << 12, 1 << 18, 1 << 24]),
+)
+@settings(max_examples=200, deadline=None)
+def test_tiles_cover_every_sample_once(
+    batch: int, channels: int, groups: int, length: int, crop: int, form: Form, most: int
+) -> None:
+    problem = Problem(batch, 5 * groups, length, channels * groups, 16, 8, 1, groups, crop, 0)
+    cut = phase_tiles(problem, form, most, 2)
+    assert min(cut.items, cut.channels, cut.groups) >= 1
+    plan = CpuPlan("gemm", form.name, cut.items, 1, cut.channels, cut.groups * form.outputs, form=form)
+    first, stop = rows_of(problem)
+    assert first * 8 <= crop < (first + 1) * 8 and (stop - 1) * 8 < crop + problem.l_out <= stop * 8
+    rows = -(-(stop - first) // form.outputs)
+    seen: np.ndarray[Any, np.dtype[np.int8]] = np.zeros((batch, groups, channels, rows), np.int8)
+    for tile in cpu_phases.tiles(problem, plan):
+        seen[tile.items, tile.group, tile.channels, tile.outputs] += 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("form", FORMS[1:], ids=lambda form: form.name)
+def test_error_is_relative_to_what_is_summed(form: Form) -> None:
+    """Signals with 60 dB of dynamics: against the largest of a window of four x, errors stay those of float32."""
+    problem = replace(DENSE, kernel_size=8 * form.section)
+    x, weight, bias = arrays(problem, seed=3)
+    x *= np.float32(10) ** np.linspace(-1.5, 1.5, problem.l_in, dtype=np.float32)
+    error = np.abs(run(problem, plan_of(problem, form), x, weight, bias) - reference(problem, x, weight, bias))
+    reach = np.maximum.reduce([np.roll(np.abs(x), shift, -1) for shift in range(-3, 4)]).astype(np.float64)
+    scale = reference(replace(problem, x_dtype="float64", weight_dtype="float64"), reach, np.abs(weight), np.abs(bias))
+    terms = problem.c_in_group * problem.phases.max_taps
+    assert (error <= (4 + terms**0.5) * np.finfo(np.float32).eps * scale).all()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_a_nan_reaches_its_group_of_outputs_at_most(form: Form) -> None:
+    x, weight, _ = arrays(DENSE)
+    x[0, 5, 50] = np.nan
+    bad = np.isnan(run(DENSE, plan_of(DENSE, form) if form in phase_forms(DENSE) else plan_of(DENSE, PLAIN), x, weight))
+    assert not bad[1].any()
+    hit = np.flatnonzero(bad[0].any(0))
+    assert set(range(50 * 8 - 4, 52 * 8 - 4)) <= set(hit)
+    assert hit.min() >= (50 - 3) * 8 - 4 and hit.max() < (52 + 3) * 8 - 4
+
+
+def test_packed_weight_serves_any_length_and_crop() -> None:
+    x, weight, bias = arrays(DENSE)
+    plan = plan_of(DENSE, Form(3, 2))
+    packed = CpuEngine().pack(DENSE, plan, weight)
+    for other in (replace(DENSE, l_in=7, batch=1), replace(DENSE, p_left=0, p_right=3), replace(DENSE, l_in=100)):
+        theirs = plan_of(other, Form(3, 2))
+        assert theirs.packing_key == plan.packing_key
+        part = np.ascontiguousarray(x[: other.batch, :, : other.l_in])
+        out = np.empty(other.out_shape, np.float32)
+        CpuEngine().run(other, theirs, part, weight, bias, out, packed)
+        np.testing.assert_array_equal(out, run(other, theirs, part, weight, bias))
+
+
+def test_runs_are_copied_as_items_without_change() -> None:
+    source = np.arange(6 * 5 * 12, dtype=np.float32).reshape(6, 5, 12)
+    source[0, 0, 0] = np.nan
+    for begin, end in ((0, 5), (3, 4), (2, 12)):
+        home = np.zeros((6, 5, 14), np.float32)
+        cpu_phases._copy_runs(source[..., begin:end], home[..., 1 : 1 + end - begin])
+        np.testing.assert_array_equal(home[..., 1 : 1 + end - begin], source[..., begin:end])
+        assert not home[..., 0].any() and not home[..., 1 + end - begin :].any()
+
+
+def test_sums_of_x_are_made_once_for_the_channels_of_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of the same inputs follow each other, and find them where they were left."""
+    filled: list[int] = []
+    before = Pieces.fill_inputs
+
+    def counted(self: Pieces, dest: Any, items: slice, channels: slice, start: int) -> None:
+        filled.append(start)
+        before(self, dest, items, channels, start)
+
+    monkeypatch.setattr(Pieces, "fill_inputs", counted)
+    problem = replace(DENSE, batch=1, p_left=0)
+    plan = replace(plan_of(problem, Form(3, 2)), channel_tile=8, row_tile=3 * 40)
+    x, weight, bias = arrays(problem)
+    packed = CpuEngine().pack(problem, plan, weight)
+    out = np.empty(problem.out_shape, np.float32)
+    pieces = Pieces(problem, x, bias, out)
+    cpu_phases.run(pieces, plan, np.asarray(packed), parallel=False)
+    assert len(filled) == 1
+    np.testing.assert_allclose(out, reference(problem, x, weight, bias), atol=1e-4)

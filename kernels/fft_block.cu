@@ -6,8 +6,9 @@
 // around is staged at its interleaved place. So x is read once and the result written once, in runs.
 //
 // Thread mapping: M/E threads a block of overlap-save (radix.cuh), enough of them for two warps.
-// Block mapping, fastest first: tile of neighbouring overlap-save blocks, channel tile, input channel, n; in blockIdx.x.
-// Preconditions: time stride 1 in x and out; one input channel a group; the block length suffices for step and taps.
+// Block mapping, fastest first: tile of neighbouring overlap-save blocks, output channel, n; all in blockIdx.x.
+// Preconditions: time stride 1 in x and out; one input channel a group; the block length suffices for step and taps; no
+// tanh on halves, which would be rounded twice.
 #include "interleave.cuh"
 #include "radix.cuh"
 #ifndef CONVT_X
@@ -29,6 +30,10 @@ enum {
   LENGTH = F::M << REAL,  // samples of a block
   R = F::R,
   BLOCKS = F::TEAM < 64 ? 64 / F::TEAM : 1,
+  // a multiprocessor's 512 threads of 128 registers; 448 of 144 where blocks are small; fewer in double, more each
+  WIDE = sizeof(C) == 16,
+  LESS = F::TEAM <= 64 ? 3 : WIDE && F::TEAM == 128 ? 2 : WIDE && !REAL ? 1 : 0,
+  RESIDENT = LESS == 3 ? 7 - WIDE : LESS == 2 ? 3 : 1,
 };
 
 // The inputs of one block: samples [low, high) of it exist, the others are zero.
@@ -53,28 +58,28 @@ struct Inputs {
   }
 };
 
-// Where the samples of one residue class go. Sample j of the block is value j + base of its q, of `count`; samples
-// outside [low, high) see no input.
+// Identity, relu and leaky relu by their slope below zero; tanh is too long to be here for every sample.
+CT_DEV float ct_bend(float v, float slope) { return v < 0 ? v * slope : v; }
+CT_DEV double ct_bend(double v, double slope) { return v < 0 ? v * slope : v; }
+template <class T> CT_DEV T ct_bend(T v, T) { return v; }
+
+// Where the samples of one residue class go: sample j of the block is that of q = j + base, if it is in [from, to).
 struct Outputs {
   ct_stage<Y> stage;
-  int first, base, count, low, high, activation;
-  A offset;
-  bool biased;
-  double slope;
+  int first, base, from, to;
+  A offset, slope;
 
   CT_DEV void put(int q, A sum) const {
-    if (biased) sum = ct_add(sum, offset);
-    ct_st(stage.at(first + q * stage.pitch), ct_cvt<Y>(ct_activate(sum, activation, slope)));
+    ct_st(stage.at(first + q * stage.pitch), ct_cvt<Y>(ct_bend(ct_add(sum, offset), slope)));
   }
-  CT_DEV void one(int j, A sum) const {
-    int q = j + base;
-    if (q >= 0 && q < count) put(q, j >= low && j < high ? sum : ct_zero<A>());
+  CT_DEV void one(int q, A sum) const {
+    if (q >= from && q < to) put(q, sum);
   }
   CT_DEV void operator()(int m, C value) const {
     A parts[2];
     ct_part(value, parts);
-    one(m << REAL, parts[0]);
-    if (REAL) one(2 * m + 1, parts[1]);
+    one((m << REAL) + base, parts[0]);
+    if (REAL) one(2 * m + 1 + base, parts[1]);
   }
 };
 
@@ -144,62 +149,70 @@ struct Spectrum {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(512, 1)
-fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* __restrict__ roots,
-          const Y* __restrict__ bias, Y* __restrict__ out, i64 x_stride_n, i64 x_stride_c, i64 out_stride_n,
-          i64 out_stride_c, i64 end, i64 u_end, i64 l_out, i64 q_total, i64 first, i64 p_q, int p_r, int step,
-          int tiles, int c_in, int c_out_group, int channel_tile, int channel_tiles, int classes, int kernel_size,
-          int stride, int dilation, int tap_step, int inverse, int residue_tile, int activation, double slope) {
+CT_DEV C* work_of(unsigned char* memory, int block) { return reinterpret_cast<C*>(memory) + block * F::PITCH; }
+
+// `roots` without __restrict__: else its loads are moved out of the loops, and there are no registers for that
+extern "C" __global__ void __launch_bounds__(512 >> LESS, RESIDENT)
+fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* roots, const Y* __restrict__ bias,
+          Y* __restrict__ out, i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 end, i64 u_end,
+          i64 l_out, i64 q_total, i64 first, i64 p_q, int p_r, int step, int tiles, int c_out, int c_out_group,
+          int classes, int kernel_size, int stride, int dilation, int tap_step, int inverse, int residue_tile,
+          int activation, double slope) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   int rank = threadIdx.x % F::TEAM, block = threadIdx.x / F::TEAM, rest = blockIdx.x;
   i64 first_q = (i64)(rest % tiles) * BLOCKS * step;
   rest /= tiles;
-  int first_channel = rest % channel_tiles * channel_tile;
-  rest /= channel_tiles;
-  int ci = rest % c_in, n = rest / c_in;
-  C* work = reinterpret_cast<C*>(ct_smem) + block * F::PITCH;
+  int co = rest % c_out, n = rest / c_out;
+  C* work = work_of(ct_smem, block);
   ct_stage<Y> stage(ct_smem + BLOCKS * F::PITCH * sizeof(C), residue_tile << REAL);  // lanes are one or two q apart
   stage.pitch = residue_tile;
 
   i64 q = first_q + (i64)block * step, start = first + q;
-  const X* row = x + n * x_stride_n + ci * x_stride_c;
+  const X* row = x + n * x_stride_n + co / c_out_group * x_stride_c;
   bool pairs = reinterpret_cast<u64>(row + start) % (2 * sizeof(X)) == 0;
   Inputs inputs = {row, start, ct_clamp(-start, LENGTH), ct_clamp(end - start, LENGTH), pairs};
   ct_passes<F, F::UPPER>::descend(work, roots, rank, inputs);
-  ct_groups<F> groups(roots, rank);
-  Spectrum spectrum(groups, work, rank);
+  Spectrum spectrum(ct_groups<F>(roots, rank), work, rank);
 
   ct_taps taps = {p_q, p_r, kernel_size, stride, dilation, tap_step, inverse};
   int low = ct_clamp(-start, LENGTH), high = ct_clamp(u_end - start, LENGTH), count = ct_clamp(q_total - q, step);
-  int channels = min(channel_tile, c_out_group - first_channel);
+  A below;  // slope of the activation below zero
+  ct_assign(below, ct_complex<A>::real(activation == CT_RELU ? 0 : activation == CT_LEAKY_RELU ? slope : 1));
+  A offset = bias ? ct_acc(ct_ld(bias + co)) : ct_zero<A>();
 #pragma unroll 1
-  for (int channel = 0; channel < channels; ++channel) {
-    i64 co = (i64)ci * c_out_group + first_channel + channel;
-    A offset = bias ? ct_acc(ct_ld(bias + co)) : ct_zero<A>();
-#pragma unroll 1
-    for (int residue = 0; residue < stride; residue += residue_tile) {
-      int residues = min(residue_tile, stride - residue);
-#pragma unroll 1
-      for (int r = 0; r < residues; ++r) {
-        ct_phase phase = ct_phase_of(residue + r, taps);
-        int base = phase.count ? (int)(start - phase.shift - q) : LENGTH;
-        Outputs outputs = {stage, block * step * residue_tile + r, base, count, low, high, activation, offset,
-                           bias != nullptr, slope};
-        __syncthreads();  // of the staging area and of `work` before they are written again
-        if (phase.count) {
-          C va[R], vb[R];
-          spectrum.filter(spectra + (co * classes + phase.first) * F::M, groups, rank, va, vb);
-          groups.ascend(work, va, vb);
-          ct_passes<F, F::UPPER>::ascend(work, roots, rank, outputs);
-        }
-        // what the block does not hold sees no input
-        for (int e = rank; e < min(base, count); e += F::TEAM) outputs.put(e, ct_zero<A>());
-        for (int e = max(0, base + LENGTH) + rank; e < count; e += F::TEAM) outputs.put(e, ct_zero<A>());
-      }
-      __syncthreads();
-      int q_count = ct_clamp(q_total - first_q, BLOCKS * step);
-      ct_tile tile = {first_q, q_count, residue, residues, residue_tile, stride};
-      ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
+  for (int residue = 0; residue < stride; ++residue) {
+    int r = residue % residue_tile;
+    ct_phase phase = ct_phase_of(residue, taps);
+    Outputs outputs = {stage, block * step * residue_tile + r, 0, count, count, offset, below};
+    __syncthreads();  // of the staging area and of `work` before they are written again
+    if (phase.count) {
+      // beyond these limits the block holds none of the samples
+      outputs.base = (int)max((i64)-LENGTH, min(first - phase.shift, (i64)step));
+      outputs.from = max(0, low + outputs.base);
+      outputs.to = min(count, high + outputs.base);
+      // the compiler does not see what thread this is, so it keeps no addresses in registers between residues
+      int thread = __shfl_sync(0xffffffffu, threadIdx.x, threadIdx.x % 32), rank = thread % F::TEAM;
+      C* work = work_of(ct_smem, thread / F::TEAM);
+      C va[R], vb[R];
+      ct_groups<F> groups(roots, rank);
+      spectrum.filter(spectra + ((i64)co * classes + phase.first) * F::M, groups, rank, va, vb);
+      groups.ascend(work, va, vb);
+      ct_passes<F, F::UPPER>::ascend(work, roots, rank, outputs);
     }
+    // the others see no input
+    for (int q = rank; q < min(outputs.from, count); q += F::TEAM) outputs.put(q, ct_zero<A>());
+    for (int q = max(outputs.from, outputs.to) + rank; q < count; q += F::TEAM) outputs.put(q, ct_zero<A>());
+    if (r + 1 < residue_tile && residue + 1 < stride) continue;
+    __syncthreads();
+    int q_count = ct_clamp(q_total - first_q, BLOCKS * step);
+    if (activation == CT_TANH) {
+#pragma unroll 1
+      for (int e = threadIdx.x; e < q_count * residue_tile; e += blockDim.x)
+        if (e % residue_tile <= r)
+          ct_st(stage.at(e), ct_cvt<Y>(ct_activate(ct_acc(ct_ld<Y>(stage.at(e))), CT_TANH, slope)));
+      __syncthreads();
+    }
+    ct_tile tile = {first_q, q_count, residue - r, r + 1, residue_tile, stride};
+    ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
   }
 }

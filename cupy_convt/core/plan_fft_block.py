@@ -36,8 +36,9 @@ from cupy_convt.core.launch import (
 from cupy_convt.core.plan_fft import weights_launch, weights_variant
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex, result_dtype
 
-#: Least and most log2 of the complex points of a transform; a thread holds 16 points, or 8 in double.
-_LEAST_LOG, _MOST_LOG = 7, {"complex64": 13, "complex128": 12}
+#: Least and most log2 of the complex points of a transform; a thread holds 16 points, or 8 in double. Longer ones would
+#: spill registers.
+_LEAST_LOG, _MOST_LOG = 7, {"complex64": 13, "complex128": 11}
 _POINTS_A_THREAD = {"complex64": 16, "complex128": 8}
 #: Blocks of overlap-save share a block of threads until it has two warps.
 _LEAST_THREADS = 64
@@ -53,8 +54,8 @@ _SECTOR = 32
 class FusedBlock:
     """Overlap-save of one row: block b keeps the outputs of q in [b*step, (b + 1)*step), from inputs first + b*step on.
 
-    `length` samples a block; inputs from `end` on count as zero. A block of threads has `neighbours` of them, stages
-    `residue_tile` residues at a time and takes `channel_tile` output channels.
+    `length` samples a block; inputs from `end` on count as zero. A block of threads has `neighbours` of them and stages
+    `residue_tile` residues at a time.
     """
 
     length: int
@@ -66,7 +67,6 @@ class FusedBlock:
     threads: int
     tiles: int
     residue_tile: int
-    channel_tile: int
     shared_bytes: int
 
     @property
@@ -92,6 +92,8 @@ def why_not(problem: Problem, device: DeviceSpec, workspace_limit: int = 256 << 
         return f"no fused FFT blocks for {problem.operation}"
     if problem.c_in_group != 1:
         return "fused FFT blocks take one input channel a group"
+    if problem.activation and problem.activation[0] == "tanh" and ITEM_BYTES[problem.out_dtype] == 2:
+        return "fused FFT blocks of halves take no tanh"
     if problem.stride * problem.phases.input_step >= 2**30 or problem.effective_kernel >= 2**30:
         return "the least common multiple of stride and dilation, and the kernel's reach, must be below 2^30"
     blocks = fused_blocks(problem, device)
@@ -201,13 +203,8 @@ def _tiled(
         residue_tile = min(most, ceil_div(residue_tile, _SECTOR // item) * (_SECTOR // item))
     staged = ceil_div(neighbours * step * residue_tile * item, 128) * 128
     tiles = ceil_div(q_count(problem), neighbours * step)
-    rows = problem.batch * problem.c_in * tiles
-    # few rows: output channels of one input channel are spread over the device
-    channel_tile = ceil_div(problem.c_out_group, max(1, min(problem.c_out_group, 4 * device.multiprocessors // rows)))
     threads = neighbours * team
-    return FusedBlock(
-        length, points, first, step, end, neighbours, threads, tiles, residue_tile, channel_tile, work + staged
-    )
+    return FusedBlock(length, points, first, step, end, neighbours, threads, tiles, residue_tile, work + staged)
 
 
 def _whole_sectors(residues: int, item: int) -> int:
@@ -217,8 +214,7 @@ def _whole_sectors(residues: int, item: int) -> int:
 
 
 def _grid(problem: Problem, block: FusedBlock) -> int:
-    channel_tiles = ceil_div(problem.c_out_group, block.channel_tile)
-    return problem.batch * problem.c_in * channel_tiles * block.tiles
+    return problem.batch * problem.c_out * block.tiles
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
@@ -248,12 +244,10 @@ def _launch(problem: Problem, block: FusedBlock) -> Launch:
     u_end = problem.l_in + problem.phases.span
     strides = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
     lengths = (I64(block.end), I64(u_end), I64(problem.l_out), I64(q_count(problem)), I64(block.first))
-    channel_tiles = ceil_div(problem.c_out_group, block.channel_tile)
     arguments: tuple[Argument, ...] = (
         *("x", "spectra", "roots", "bias", "out", *strides, *lengths, *crop_arguments(problem)),
-        *(I32(block.step), I32(block.tiles), I32(problem.c_in), I32(problem.c_out_group), I32(block.channel_tile)),
-        *(I32(channel_tiles), I32(class_count(problem)), *tap_arguments(problem), I32(block.residue_tile)),
-        *epilogue(problem),
+        *(I32(block.step), I32(block.tiles), I32(problem.c_out), I32(problem.c_out_group)),
+        *(I32(class_count(problem)), *tap_arguments(problem), I32(block.residue_tile), *epilogue(problem)),
     )
     return Launch(kernel, defines, _grid(problem, block), block.threads, block.shared_bytes, arguments)
 

@@ -336,6 +336,28 @@ def test_explain_as_a_dict_is_json_with_the_same_content() -> None:
     assert (data["method"], data["variant"], data["seconds"]) == (text.method, text.variant, text.seconds)
     assert [row["reason"] for row in data["candidates"]] == [row.reason for row in text.candidates]
     assert data["seconds"] == min(row["seconds"] for row in data["candidates"])
+    row = data["candidates"][0]
+    assert list(row) == [
+        *("method", "variant", "seconds", "bytes", "flops", "share_of_roofline"),
+        *("workspace_bytes", "error_bound", "error_bound_of", "reason"),
+    ]
+    assert row["error_bound"] == text.error_bound.factor and row["bytes"] >= data["bytes"]
+    assert 0 < row["share_of_roofline"] < 2 and row["flops"] > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+def test_an_explanation_is_a_table_of_a_page_width(device: str) -> None:
+    for shapes in (((1, 1, 480000), (1, 1, 4096)), ((1, 512, 862), (512, 256, 16)), ((2, 3, 9), (3, 4, 5))):
+        text = ct.explain(*shapes, stride=2, device=device)
+        lines = str(text).splitlines()
+        assert max(map(len, lines)) <= 120
+        head = next(index for index, line in enumerate(lines) if "predicted" in line and "workspace" in line)
+        for word in ("roof", "flop", "bytes", "error", "why"):
+            assert word in lines[head]
+        rows = [line for line in lines[head + 1 :] if line[2:].startswith(("direct/", "gemm/", "fft/"))]
+        assert len(rows) == sum(row.plan is not None for row in text.candidates)
+        assert sum(line.startswith("* ") for line in rows) == 1
+        assert f"{text.error_bound.factor:.1e}" in next(line for line in rows if line.startswith("* "))
 
 
 def test_every_problem_is_explained_once_when_the_environment_asks(

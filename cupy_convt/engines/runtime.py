@@ -95,13 +95,13 @@ class Runtime(Protocol):
 
 
 def _element_stride(array: Any, stride: Stride) -> int:
-    bytes_per_step = int(array.strides[stride.axis])
-    return bytes_per_step // int(array.dtype.itemsize) * stride.times
+    return int(array.strides[stride.axis] // array.dtype.itemsize * stride.times)
 
 
 def _argument(argument: Argument, arrays: Arrays) -> KernelArgument:
     if isinstance(argument, str):
-        return None if arrays[argument] is None else Pointer(arrays[argument])
+        array = arrays[argument]
+        return None if array is None else Pointer(array)
     if isinstance(argument, At):
         array = arrays[argument.buffer]
         return Pointer(array, argument.offset * int(array.dtype.itemsize))
@@ -188,6 +188,8 @@ def execute(plan: Plan, runtime: Runtime, arrays: Arrays, packed: Arrays | None 
 
 def _time_is_contiguous(array: Any) -> bool:
     """Whether kernels can read the array: unit time stride, whole elements between rows."""
+    if array.flags.c_contiguous:
+        return True
     itemsize = int(array.dtype.itemsize)
     whole = all(int(stride) % itemsize == 0 for stride in array.strides)
     return whole and (int(array.shape[-1]) <= 1 or int(array.strides[-1]) == itemsize)
@@ -197,6 +199,11 @@ def _is_library_matrix(array: Any) -> bool:
     """Whether BLAS takes the rows of (N, C, L) as a matrix: no two rows overlap, and the pitch is a 32-bit integer."""
     pitch = int(array.strides[1]) // int(array.dtype.itemsize)
     return int(array.shape[1]) == 1 or int(array.shape[2]) <= pitch < 2**30
+
+
+def _by_library(plan: Plan) -> bool:
+    """Whether the vendor's products read x."""
+    return any(isinstance(step, Gemm) for step in plan.steps)
 
 
 @dataclass(frozen=True)
@@ -244,7 +251,7 @@ class GpuEngine:
 
     def settled(self, plan: Plan, x: Any) -> Any:
         """x, or a copy where the vendor's products read it: they choose a kernel by the alignment of what they read."""
-        if not any(isinstance(step, Gemm) for step in plan.steps):
+        if not _by_library(plan):
             return x
         copy = self.runtime.empty(x.shape, x.dtype.name)
         self.runtime.copy(x, copy)
@@ -264,8 +271,7 @@ class GpuEngine:
         """
         if not problem.batch:
             return
-        by_library = any(isinstance(step, Gemm) for step in plan.steps)
-        if not _time_is_contiguous(x) or (by_library and not _is_library_matrix(x)):
+        if not _time_is_contiguous(x) or (not _is_library_matrix(x) and _by_library(plan)):
             x = self.runtime.contiguous(x)
         target = out if _time_is_contiguous(out) else self.runtime.empty(problem.out_shape, problem.out_dtype)
         arrays = {

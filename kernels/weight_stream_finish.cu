@@ -14,7 +14,7 @@
 typedef CONVT_Y Y;
 typedef ct_acc_t<Y> A;
 
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, 2)
 weight_stream_finish(const A* __restrict__ sums, const Y* __restrict__ bias, Y* __restrict__ out, i64 out_stride_n,
                      i64 out_stride_c, i64 pitch, int samples, int l_in, int l_out, int p_left, int c_out,
                      int c_out_group, int columns, int parts, int kernel_size, int stride, int dilation, int tap_step,

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from cupy_convt.core import plan_implicit
 from cupy_convt.core.device import PRESETS, DeviceSpec
@@ -22,6 +24,7 @@ from cupy_convt.core.problem import EPSILON, ITEM_BYTES, Problem, is_complex
 from cupy_convt.engines.cpu import reference
 from cupy_convt.engines.dtypes import named_dtype
 from tests.emulated import empty, make_engine, to_device, to_host
+from tests.test_plan_implicit import problems
 
 H200 = replace(PRESETS["h200"], three_tf32=True)
 #: Devices that cut every contraction of few tiles into parts, many or few.
@@ -136,6 +139,16 @@ def test_awkward_geometries_in_parts(name: str, dtype: str):
     plans = in_parts(problem)
     assert {tile_of(problem, plan) for plan in plans} == {tile_of(problem, plan) for plan in candidates(problem)}
     check(problem, plans)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(problems(), st.booleans(), st.sampled_from([None, ("leaky_relu", 0.1)]), st.sampled_from([None, "tf32"]))
+def test_random_geometries(problem: Problem, biased: bool, activation: tuple[str, float] | None, precision: str | None):
+    assume(problem.l_out > 0 and problem.macs < 300_000)
+    problem = replace(problem, has_bias=biased, activation=None if is_complex(problem.x_dtype) else activation)
+    problem = replace(problem, precision=precision if problem.x_dtype == "float32" else None)
+    check(problem, candidates(problem) + in_parts(problem))
 
 
 def test_bits_of_an_item_do_not_depend_on_the_batch():

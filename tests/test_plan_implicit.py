@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Plans of the implicit GEMM: coverage of the result, limits, defines, predicted times, compiled resources."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
-from pathlib import Path
-from typing import Any
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +14,10 @@ from cupy_convt.core import cost_implicit, implicit_tiles, plan_implicit
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.launch import I32, Launch, Plan, Stride
 from cupy_convt.core.problem import Problem
-from cupy_convt.engines.source import kernel_directory, kernel_source
-from tests.emulator import nvrtc
+from cupy_convt.engines.source import kernel_directory
 from tests.plans import parameters
 
 H200, T4 = replace(PRESETS["h200"], three_tf32=True), PRESETS["t4"]
-RESOURCES = Path(__file__).parent / "resources_implicit.json"
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 VOCODER = Problem(1, 512, 862, 256, 16, 8, p_left=4, p_right=4)
 IEEE = replace(VOCODER, precision="ieee")
 DTYPES = tuple(implicit_tiles.TILES)
@@ -219,37 +212,3 @@ def test_predicted_times_of_a_vocoder_layer():
         plans = [plan_implicit.candidates(problem, H200, 256 << 20)[0] for problem in problems]
         times = [cost_implicit.seconds(problem, plan, H200) for problem, plan in zip(problems, plans, strict=True)]
         assert all(abs(b / a - 1) < 0.15 for a, b in pairwise(times))
-
-
-# ---- compiled resources: python -m tests.test_plan_implicit rewrites the table --------------------------------------
-
-
-def label(kernel: str, defines: tuple[tuple[str, str | int], ...]) -> str:
-    return " ".join((kernel, *(f"{name.removeprefix('CONVT_')}={value}" for name, value in defines)))
-
-
-def compiled_resources() -> dict[str, Any]:
-    """Registers, by variant and architecture."""
-    table: dict[str, dict[str, int]] = {}
-    for kernel, defines in plan_implicit.variants():
-        row = table[label(kernel, defines)] = {}
-        first = ARCHITECTURES.index("sm_80") if kernel == "implicit_gemm_mma" else 0
-        for architecture in set(ARCHITECTURES[first:]) & set(nvrtc.supported_architectures()):
-            found = nvrtc.compile_kernel(kernel_source(kernel), kernel, dict(defines), architecture)
-            assert (found.stack, found.spill_stores, found.spill_loads) == (0, 0, 0), found
-            assert not found.warnings, found
-            row[architecture] = found.registers
-    return {"nvrtc": list(nvrtc.version()), "registers": table}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not nvrtc.available(), reason="no libnvrtc with headers")
-def test_resources_do_not_drift():
-    kept, found = json.loads(RESOURCES.read_text()), compiled_resources()
-    assert kept["registers"].keys() == found["registers"].keys()
-    if kept["nvrtc"] == found["nvrtc"]:
-        assert kept["registers"] == found["registers"]
-
-
-if __name__ == "__main__":
-    RESOURCES.write_text(json.dumps(compiled_resources(), indent=1, sort_keys=True) + "\n")

@@ -19,8 +19,8 @@ from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 HALO, ROW_BYTES, CHUNK_BYTES = 32, 80, 64
 #: Rows of at least this many columns start at places whose addresses are multiples of 32 bytes.
 _ALIGN_FROM, _ALIGN_TO = 512, 16
-#: Sums of a block that adds up parts: four for each thread, so that many blocks share the reading.
-_FINISH_SUMS = 1024
+#: Bytes of sums of a block that adds up parts: 16 for each thread, so that many blocks share the reading.
+_FINISH_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ def part_count(problem: Problem, tile: Tile) -> int:
 def finish_channels(problem: Problem, tile: Tile) -> int:
     """Channels of a tile that one block of implicit_finish adds up."""
     rows = split(problem, tile)
-    return max(1, min(rows.channels, _FINISH_SUMS // (rows.phases * tile.columns)))
+    run = rows.phases * tile.columns * ITEM_BYTES[problem.accumulator]
+    return max(1, min(rows.channels, _FINISH_BYTES // run))
 
 
 def shared_bytes(problem: Problem, tile: Tile) -> int:

@@ -174,6 +174,22 @@ def compile_cubin(
     options: Sequence[str] = (),
 ) -> tuple[bytes, str, dict[str, str]]:
     """The cubin, the compiler's log and the mangled name of every entry."""
+    return _compile(code, entries, defines, arch, options, "CUBIN")
+
+
+def compile_ptx(code: str, entry: str, defines: Mapping[str, object] | None = None, arch: str = "sm_80") -> str:
+    """PTX of one entry: what there is to read without a disassembler."""
+    return _compile(code, [entry], defines, arch, (), "PTX")[0].decode().rstrip("\0")
+
+
+def _compile(
+    code: str,
+    entries: Sequence[str],
+    defines: Mapping[str, object] | None,
+    arch: str,
+    options: Sequence[str],
+    kind: str,
+) -> tuple[bytes, str, dict[str, str]]:
     library = _library()
     flags = [f"-arch={arch}", *OPTIONS, *define_options(defines), *options]
     flags += [f"-I{d}" for d in include_directories()]
@@ -196,10 +212,10 @@ def compile_cubin(
             if entry in templates:
                 _check(library.nvrtcGetLoweredName(program, entry.encode(), ctypes.byref(name)))
             lowered[entry] = name.value.decode()
-        cubin = _text(program, library.nvrtcGetCUBINSize, library.nvrtcGetCUBIN)
+        made = _text(program, getattr(library, f"nvrtcGet{kind}Size"), getattr(library, f"nvrtcGet{kind}"))
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-    return cubin, log, lowered
+    return made, log, lowered
 
 
 def _check(status: int) -> None:

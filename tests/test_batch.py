@@ -61,6 +61,24 @@ def test_numpy_items_have_the_bits_they_get_alone(dtype: str, method: str, layer
     assert same_bits(ct.conv_transpose1d(x[4], weight, bias, **how), alone[4])
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation", ["tanh", ("leaky_relu", 0.3)])
+def test_activations_and_layouts_of_the_batch_do_not_matter(activation: Any, method: str) -> None:
+    for layer in LAYERS:
+        x, weight, bias, geometry = arrays(layer, "float32", 5)
+        how = {**geometry, "method": method, "activation": activation, "batch_invariant": True}
+        alone = [ct.conv_transpose1d(item, weight, bias, **how) for item in x]
+        layouts = {
+            "batch last": np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0),
+            "time before channels": x.transpose(0, 2, 1).copy().transpose(0, 2, 1),
+            "every other sample": np.repeat(x, 2, axis=2)[:, :, ::2],
+            "backwards": x[:, :, ::-1].copy()[:, :, ::-1],
+        }
+        for layout, given in layouts.items():
+            together = ct.conv_transpose1d(given, weight, bias, **how)
+            assert all(same_bits(a, b) for a, b in zip(together, alone, strict=True)), (layer, layout)
+
+
 def test_neighbours_do_not_matter_even_when_they_are_no_numbers() -> None:
     for method in METHODS:
         x, weight, bias, geometry = arrays("dense", "float32", 4)

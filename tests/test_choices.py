@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What is chosen for every public layer on every preset device, as a file: a change of a cost shows as a difference.
 
-python -m tests.test_choices        writes tests/choices.json anew; review it with `git diff`
+python -m tests.test_choices [DEVICE ...]      writes tests/choices.json anew; review it with `git diff`
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,7 @@ def test_a_difference_names_the_row_and_both_plans() -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({device: chosen(device) for device in PRESETS}, indent=1) + "\n")
+    kept = json.loads(GOLDEN.read_text())
+    wanted = sys.argv[1:] or list(PRESETS)
+    anew = {device: chosen(device) if device in wanted else kept[device] for device in PRESETS}
+    GOLDEN.write_text(json.dumps(anew, indent=1) + "\n")

@@ -51,8 +51,8 @@ class CpuEngine:
         return np.may_share_memory(a, b)
 
     def settled(self, plan: CpuPlan, x: Array) -> Array:
-        """Nothing here sums in another order at another address."""
-        return x
+        """Contiguous: BLAS may sum in another order where rows lie otherwise."""
+        return np.ascontiguousarray(x)
 
     def ready(self, plan: CpuPlan) -> None:
         """There is nothing to compile."""

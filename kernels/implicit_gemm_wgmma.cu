@@ -22,8 +22,8 @@
 // tile, group.
 // Preconditions: sm_90a; 2 * BM + 256 threads; w as pack_weights leaves it for CONVT_BM, row-major 2, 16-byte aligned;
 // the line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
-#include "implicit.cuh"
-#include "hopper.cuh"
+#include "implicit_rows.cuh"
+#include "ring.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type, __half, __nv_bfloat16 or float"
 #endif
@@ -62,32 +62,8 @@ struct Arguments {
   }
 };
 
-// A ring of buffers: `full` opens when one is written, `empty` when it may be written again.
-template <int STAGES, int BYTES> struct Ring {
-  unsigned char* buffers;
-  u64 *full, *empty;
-  int stage, parity;
-
-  CT_DEV Ring(unsigned char* buffers, unsigned char* barriers)
-      : buffers(buffers), full(reinterpret_cast<u64*>(barriers)), empty(full + STAGES), stage(0), parity(0) {}
-  CT_DEV void init(int writers, int readers) const {
-    for (int i = 0; i < STAGES; ++i) {
-      mbar_init(full + i, writers);
-      mbar_init(empty + i, readers);
-    }
-  }
-  CT_DEV unsigned char* buffer() const { return buffers + stage * BYTES; }
-  CT_DEV void wait_full() const { mbar_wait(full + stage, parity); }
-  CT_DEV void wait_empty() const { mbar_wait(empty + stage, parity ^ 1); }
-  CT_DEV void advance() {
-    if (++stage == STAGES) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-typedef Ring<W_STAGES, W_BYTES> WeightRing;
-typedef Ring<X_STAGES, X_BYTES> InputRing;
+typedef ct_ring<W_STAGES, W_BYTES> WeightRing;
+typedef ct_ring<X_STAGES, X_BYTES> InputRing;
 
 // ---- producers -----------------------------------------------------------------------------------------------------
 
@@ -253,46 +229,6 @@ template <int FIRST> CT_DEV void stage_sums(const Stage& stage, const float (&su
   }
 }
 
-// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Lanes take
-// 16-byte units of it, whole sectors together; pieces of 32 units, or of fewer where runs are short, go to the warps.
-CT_DEV void store_rows(const Stage& stage) {
-  enum { OUT = 16 / sizeof(T), SECTOR = 32 / sizeof(T) };
-  const ct_output<T>& output = stage.output;
-  int columns;
-  for (int column = 0; column < PASS; column += columns) {
-    ct_column first = ct_column_at(stage.line, column);
-    if (!first.inside) return;
-    columns = (int)min((i64)(PASS - column), stage.line.first_u + stage.line.row_columns - first.u);
-    int source = column * output.stride, length = columns * output.stride;
-    i64 t = stage.sample(first.u, 0);
-    int begin = (int)min(max(-t, 0ll), (i64)length), end = (int)min(max(output.l_out - t, 0ll), (i64)length);
-    int units = (length + SECTOR - 1 + OUT - 1) / OUT;
-    int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team;
-    for (int i = threadIdx.x / team; i < stage.rows.channels * pieces; i += CONSUMERS / team) {
-      int channel = i / pieces;
-      T* run = stage.row(channel, first.n) + t;
-      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR);
-      int e = (i % pieces * team + threadIdx.x % team) * OUT - askew;
-      // -0 is what adding changes nothing
-      float bias = output.bias ? ct_acc(ct_ld(output.bias + stage.rows.first_channel + channel)) : -0.f;
-      ct_unit<T> unit;
-#pragma unroll
-      for (int k = 0; k < OUT; ++k) {
-        if (e + k < begin || e + k >= end) continue;
-        float sum = ct_ld(stage.at(channel, source + e + k)) + bias;
-        unit.v[k] = ct_cvt<T>(ct_activate(sum, output.activation, output.slope));
-      }
-      if (e >= begin && e + OUT <= end && ct_is_aligned16(run + e)) {
-        ct_st16(run + e, unit);
-      } else {
-#pragma unroll
-        for (int k = 0; k < OUT; ++k)
-          if (e + k >= begin && e + k < end) ct_st(run + e + k, unit.v[k]);
-      }
-    }
-  }
-}
-
 CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], unsigned char* staging) {
   i64 group = a.group(tile);
   ct_output<T> output = {a.out + group * a.c_out_group * a.out_stride_c, a.bias ? a.bias + group * a.c_out_group : a.bias,
@@ -309,7 +245,7 @@ CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], uns
       stage_sums<BN - PASS>(stage, sums);
     bar_sync(1, CONSUMERS);
     if (a.runs && rows.phases == a.stride && a.row_columns >= LEAST_RUN)
-      store_rows(stage);
+      ct_store_rows(stage);
     else if (a.runs)
       stage.store_runs();
     else

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cupy_convt.core.dispatch import choose
 from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
 from cupy_convt.engines import cpu_threads
@@ -326,3 +327,18 @@ def test_every_tile_is_done_once() -> None:
     done: list[int] = []
     cpu_threads.for_each(lambda tile, scratch: done.append(tile), range(500), parallel=True, products=False)
     assert sorted(done) == list(range(500))
+
+
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "complex64")])
+def test_a_limit_below_the_converted_weight_is_kept(dtypes: tuple[str, str]) -> None:
+    """A weight whose float32 copy alone exceeds the limit is converted a tile at a time."""
+    problem = Problem(1, 512, 20, 256, 16, 8, has_bias=True, x_dtype=dtypes[0], weight_dtype=dtypes[1])
+    limit = 4 << 20
+    plan = choose(problem, ENGINE.device(), "auto", limit).plan
+    assert isinstance(plan, CpuPlan)
+    fitting = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]
+    assert {plan.variant for plan in fitting} >= {"columns", "rows"}
+    x, weight, bias = arguments(problem, 5)
+    for plan in fitting:
+        assert traced(problem, plan) <= limit + (1 << 18)
+        assert_close(problem, plan, run(problem, plan, x, weight, bias), x, weight, bias)

@@ -88,10 +88,9 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     most_rows = grid.rows
     if real.converted:
         most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))
-    row_tile, _, channel_tile, group_tile, batch_tile = fit(
+    row_tile, channel_tile, group_tile, batch_tile = fit(
         elements,
-        (most_rows, real.planes),
-        (widest, 1),
+        (most_rows, real.planes * widest),
         (problem.c_out_group, real.c_out // problem.c_out_group),
         (problem.groups, 1),
         (problem.batch, 1),
@@ -126,18 +125,24 @@ def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     taps = min(DENSE_TAPS, max(grid.max_taps, 1))
     kernel = min(problem.kernel_size, taps * grid.tap_step)
     packed = _converted_weight(problem, real)
+    by_tiles = packed > limit // 2
+    packed = 0 if by_tiles else packed
     plans = []
     for variant, most in (("columns", 1 << 20), ("rows", 1 << 19)):
         share = max(limit - packed, 0) // (_workers(device) * real.item)
         batch_tile, channel_tile, row_tile = dense_tile(
             problem, variant, max(min(most, share // 3), kernel), _workers(device)
         )
+        if by_tiles:
+            channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
         columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
         tile = columns * channel_tile * outputs * kernel
         if real.converted or batch_tile > 1:
             tile += columns * real.c_in
         if real.converted:
             tile += 3 * real.planes * batch_tile * row_tile * problem.stride * channel_tile * outputs
+        if by_tiles:
+            tile += 2 * real.c_in * channel_tile * outputs * kernel
         plans.append(
             CpuPlan(
                 "gemm",

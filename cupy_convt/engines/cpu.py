@@ -65,6 +65,8 @@ class CpuEngine:
 
     def pack(self, problem: Problem, plan: CpuPlan, weight: Array) -> object:
         """What the plan wants of the weight; good for any x, and any plan with the same packing_key."""
+        if not plan.packing_key:
+            return weight  # as it lies in memory; converted a tile at a time where it has to be
         real = real_weight(problem, weight)
         if plan.method == "fft":
             return cpu_fft.pack(problem, plan, real)

@@ -25,7 +25,7 @@ from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
-from cupy_convt.engines.cpu_arrays import Pieces, residues_of
+from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: Numbers that are added up at a time.
@@ -55,7 +55,7 @@ def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[DenseTile]:
 
 
 def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None:
-    """Compute every tile. `weight` is the real one, (C_in', C_out'/g, K)."""
+    """Compute every tile. `weight` is the real one, (C_in', C_out'/g, K), or the caller's, converted by tiles."""
     grid = row_grid(pieces.problem)
 
     def work(tile: DenseTile, scratch: Scratch) -> None:
@@ -127,11 +127,14 @@ def _products(
     real, group = pieces.real, tile.group
     scale = real.c_out // pieces.problem.c_out_group
     c_out, kernel = tile.channels.stop - tile.channels.start, taps.stop - taps.start
-    matrix = weight[
-        group * real.c_in : (group + 1) * real.c_in, tile.channels.start * scale : tile.channels.stop * scale
-    ]
-    matrix = matrix[:, :, taps].reshape(real.c_in, c_out * scale * kernel)
     per_group = pieces.problem.c_in_group
+    if weight.dtype == pieces.dtype:
+        part = weight[
+            group * real.c_in : (group + 1) * real.c_in, tile.channels.start * scale : tile.channels.stop * scale, taps
+        ]
+    else:
+        part = real_weight(pieces.problem, weight[group * per_group : (group + 1) * per_group, tile.channels, taps])
+    matrix = part.reshape(real.c_in, c_out * scale * kernel)
     channels = slice(group * per_group, (group + 1) * per_group)
     items, length = real.planes * (tile.items.stop - tile.items.start), inputs.stop - inputs.start
     if plan.variant == "rows":

@@ -142,8 +142,9 @@ def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry) -> Choice:
 
 
 def problems_met(device: DeviceSpec) -> list[Problem]:
-    """The problems that calls have met on a device, as far as they are remembered."""
-    return [call.problem for call in _calls.values() if call.choice is not None and call.choice.device == device]
+    """The problems that calls have met on a device, as far as they are remembered; one item of those run by item."""
+    met = [call for call in _calls.values() if call.choice is not None and call.choice.device == device]
+    return [replace(call.problem, batch=1) if call.choice and call.choice.by_item else call.problem for call in met]
 
 
 def forget_calls() -> None:

@@ -12,13 +12,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from cupy_convt.core.dispatch import AnyPlan, choose
-from cupy_convt.core.geometry import Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.core.size_class import Times, representative, size_class
 from cupy_convt.devices import cuda_arrays, to_dtype
@@ -68,7 +69,9 @@ def tune(
     """
     with on_device(device) as engine:
         spec = engine.device()
-        found = problems_met(spec) if problems is None else [problem_of(arguments)[0] for arguments in problems]
+        found = (
+            problems_met(spec) if problems is None else [_decided_on(*problem_of(arguments)) for arguments in problems]
+        )
         if not found:
             raise ValueError("problems: expected at least one, got none (None means those met so far on the device)")
         measured = measure_all(engine, found, seconds=seconds, report=report)
@@ -108,7 +111,7 @@ def on_device(device: str | None) -> Iterator[Engine]:
         yield engine_of("cupy")
 
 
-def problem_of(arguments: Mapping[str, Any]) -> tuple[Problem, Any]:
+def problem_of(arguments: Mapping[str, Any]) -> tuple[Problem, Geometry]:
     """A problem and its geometry from the arguments of `explain`.
 
     Raises:
@@ -131,6 +134,11 @@ def problem_of(arguments: Mapping[str, Any]) -> tuple[Problem, Any]:
             raise
         raise TypeError(f"problems: expected the arguments of explain, got {', '.join(arguments)}") from None
     return make_problem(geometry, Operand(x_shape, dtype), Operand(weight_shape, weight_dtype), None), geometry
+
+
+def _decided_on(problem: Problem, geometry: Geometry) -> Problem:
+    """The problem whose times decide: one item, when the batch must not matter."""
+    return replace(problem, batch=min(problem.batch, 1)) if geometry.batch_invariant else problem
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:

@@ -100,6 +100,7 @@ def test_without_it_the_batch_decides_what_runs() -> None:
     assert different
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["dense", "groups", "one channel"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
@@ -126,6 +127,7 @@ GPU_PROBLEMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", GPU_PROBLEMS, ids=str)
 def test_plans_of_one_order_give_every_item_the_same_bits(problem: Problem) -> None:
     """What `sum_order` promises, of every plan that names one: for the batch, and for each item alone."""

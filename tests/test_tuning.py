@@ -73,6 +73,14 @@ def test_tune_without_problems_takes_those_that_were_met() -> None:
     assert not prepared._calls
 
 
+def test_one_item_is_measured_where_the_batch_must_not_matter() -> None:
+    many = {**SMALL, "x_shape": (5, 3, 50), "batch_invariant": True}
+    assert list(ct.tune([many], seconds=0.0)) == [size_class(PROBLEM)]
+    x, weight = np.ones((5, 3, 50), "float32"), np.ones((3, 2, 5), "float32")
+    ct.conv_transpose1d(x, weight, stride=2, method="gemm", batch_invariant=True)
+    assert prepared.problems_met(api.device_spec("cpu")) == [PROBLEM]
+
+
 @pytest.mark.parametrize(
     ("problem", "error", "message"),
     [

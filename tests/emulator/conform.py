@@ -18,14 +18,15 @@ import numpy as np
 
 from cupy_convt.engines.source import flatten
 
-from .prototypes import KERNELS, bf16_round, encode, tf32_round
+from .prototypes import KERNELS, encode, tf32_round
 from .runner import EmuModule, Out, TensorMap
 
 SOURCE = KERNELS / "conform.cu"
 WGMMA = [f"c_wgmma<__nv_bfloat16,{n},{ta},{tb}>" for n in (32, 64) for ta, tb in ((0, 0), (0, 1), (1, 0))]
 AMPERE = ["c_mma<__half>", "c_mma<__nv_bfloat16>", "c_mma<float>", "c_ldm<0>", "c_ldm<1>", "c_tf32"]
 WGMMA += [f"c_wgmma<float,{n},0,0>" for n in (32, 64)]
-HOPPER = ["c_tma", *WGMMA]
+WGMMA += [f"c_wgmma<{kind},{n},0,0>" for kind in ("__nv_bfloat16", "__half", "float") for n in (128, 192)]
+HOPPER = ["c_tma", "c_bulk", *WGMMA]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,16 @@ def tma_cases(generator: np.random.Generator) -> Iterator[Case]:
         yield Case("c_tma", 128, args, 8192 + 16, swizzled.reshape(-1).view(np.uint32), f"at {corner}")
 
 
+def bulk_cases(generator: np.random.Generator) -> Iterator[Case]:
+    """1-D copies between addresses that are multiples of 16 bytes and of no more."""
+    words = generator.integers(0, 2**32, 2048, dtype=np.uint32)
+    for first, to, count in ((0, 0, 2048), (4, 20, 1000), (12, 4, 4)):
+        want = np.zeros(2048, np.uint32)
+        want[to : to + count] = words[first : first + count]
+        args = (words, *map(np.int32, (first, to, count)), Out(np.zeros(2048, np.uint32)))
+        yield Case("c_bulk", 128, args, 8192 + 16, want, f"{count} words from {first} to {to}")
+
+
 # (note, A transposed, B transposed, layout of A, layout of B, rows by which B is shifted)
 WGMMA_LAYOUTS = [
     ("K swizzled", 0, 0, "k128", "k128", 0),
@@ -141,10 +152,12 @@ def place_tf32(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, sh
     return descriptor(base + shift * 16, pitch, 128, 0)
 
 
-def place(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offset: int, shift: int) -> np.uint64:
+def place(
+    image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offset: int, shift: int, dtype: str = "bf16"
+) -> np.uint64:
     """Write a matrix [rows][16] into the shared image in a canonical layout; returns its descriptor."""
     rows, pitch = matrix.shape[0], (matrix.shape[0] + 8) * 16
-    for row, values in enumerate(bf16_round(matrix)):
+    for row, values in enumerate(encode(matrix, dtype).view(np.uint16)):
         for k, value in enumerate(values, k_offset):
             r = row + shift
             if layout == "k128":
@@ -154,7 +167,7 @@ def place(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offse
             else:  # rows of 128 bytes hold 64 elements along M or N, one row for each k
                 offset = (r // 64) * 8192 + k * 128 + (((r % 64) // 8) ^ (k & 7)) * 16 + (r % 8) * 2
             image[(base + offset) // 2] = value
-    assert rows <= 64
+    assert rows <= 64 or layout == "k0"
     if layout == "k128":
         return descriptor(base + shift * 128 + k_offset * 2, 16, 1024, 1)
     if layout == "k0":
@@ -163,6 +176,22 @@ def place(image: np.ndarray, matrix: np.ndarray, layout: str, base: int, k_offse
 
 
 def wgmma_cases(generator: np.random.Generator) -> Iterator[Case]:
+    for n in (128, 192):  # those of the library's kernel, in its layout
+        for kind, dtype in (("__nv_bfloat16", "bf16"), ("__half", "f16"), ("float", "tf32")):
+            depth = 8 if dtype == "tf32" else 16
+            a, b = small_integers(generator, 64, depth), small_integers(generator, n, depth)
+            for shift in (0, 3):
+                image = np.zeros(16384, np.uint16)
+                if dtype == "tf32":
+                    descriptors = place_tf32(image, a, "k0", 0, 0), place_tf32(image, b, "k0", 16384, shift)
+                else:
+                    descriptors = (
+                        place(image, a, "k0", 0, 0, 0, dtype),
+                        place(image, b, "k0", 16384, 0, shift, dtype),
+                    )
+                args = (image.view(np.uint32), *descriptors, Out(np.zeros(128 * n // 2, np.float32)))
+                note = f"K plain, B rows shifted {shift}"
+                yield Case(f"c_wgmma<{kind},{n},0,0>", 128, args, 32768, accumulators(a @ b.T), note)
     for n in (32, 64):
         a, b = small_integers(generator, 64, 16), small_integers(generator, n, 16)
         want = accumulators(a @ b.T)
@@ -199,7 +228,7 @@ def cases(hopper: bool = True) -> list[Case]:
     """Every case, from one seed."""
     generator = np.random.default_rng(5)
     found = [c for make in (mma_cases, ldmatrix_cases, tf32_cases) for c in make(generator)]
-    return found + ([c for make in (tma_cases, wgmma_cases) for c in make(generator)] if hopper else [])
+    return found + ([c for make in (tma_cases, bulk_cases, wgmma_cases) for c in make(generator)] if hopper else [])
 
 
 class Emulator:

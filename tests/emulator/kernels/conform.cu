@@ -50,6 +50,24 @@ template <class T, int N, int TA, int TB> __global__ void __launch_bounds__(128)
   reg_fence(d);
   for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = d[i];
 }
+extern "C" __global__ void c_bulk(const u32* x, int first, int to, int count, u32* out) {
+  extern __shared__ __align__(1024) unsigned char ct_smem[];
+  u32* s = reinterpret_cast<u32*>(ct_smem);
+  u64* bar = reinterpret_cast<u64*>(ct_smem + 8192);
+  for (int i = threadIdx.x; i < 2048; i += blockDim.x) s[i] = 0;
+  if (threadIdx.x == 0) {
+    mbar_init(bar, 1);
+    mbar_init_fence();
+  }
+  fence_proxy_async();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    mbar_arrive_expect_tx(bar, count * 4);
+    bulk_g2s(s + to, x + first, count * 4, bar);
+  }
+  mbar_wait(bar, 0);
+  for (int i = threadIdx.x; i < 2048; i += blockDim.x) out[i] = s[i];
+}
 extern "C" __global__ void c_tma(const __grid_constant__ TensorMap m, int c0, int c1, int c2,
                                  u32* out) {  // 64x64x1 box of 16-bit
   extern __shared__ __align__(1024) unsigned char ct_smem[];

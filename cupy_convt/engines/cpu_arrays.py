@@ -17,31 +17,9 @@ from cupy_convt.core.rows_cpu import RealShape, Run
 from cupy_convt.engines.cpu_threads import Array, Scratch
 
 
-def from_half(source: Array, out: Array) -> None:
-    """Copy a float16 or bfloat16 array into a float32 one. A bfloat16 is the upper half of a float32."""
-    if source.dtype.name != "bfloat16":
-        np.copyto(out, source, casting="unsafe")
-        return
-    bits = out.view(np.uint32)
-    np.copyto(bits, source.view(np.uint16))
-    np.left_shift(bits, np.uint32(16), out=bits)
-
-
-def to_half(source: Array, out: Array) -> None:
-    """Round a contiguous float32 array, which is overwritten, to nearest even into a float16 or bfloat16 one."""
-    if out.dtype.name != "bfloat16":
-        np.copyto(out, source, casting="unsafe")
-        return
-    nans = np.isnan(source)
-    bits = source.view(np.uint32)
-    odd = np.right_shift(bits, np.uint32(16))
-    np.bitwise_and(odd, np.uint32(1), out=odd)
-    np.add(odd, np.uint32(0x7FFF), out=odd)
-    np.add(bits, odd, out=bits)
-    np.right_shift(bits, np.uint32(16), out=bits)
-    if nans.any():
-        bits[nans] = 0x7FC0
-    np.copyto(out.view(np.uint16), bits, casting="unsafe")
+def convert(source: Array, out: Array) -> None:
+    """Copy between real dtypes, rounding to nearest even; bfloat16 by ml_dtypes, which every such array comes from."""
+    np.copyto(out, source, casting="unsafe")
 
 
 def real_weight(problem: Problem, weight: Array) -> Array:
@@ -51,7 +29,7 @@ def real_weight(problem: Problem, weight: Array) -> Array:
         if weight.dtype == real:
             return weight
         out = np.empty(weight.shape, real)
-        from_half(weight, out)
+        convert(weight, out)
         return out
     c_in, c_out, taps = weight.shape
     planes = 2 if is_complex(problem.x_dtype) else 1
@@ -87,7 +65,7 @@ class Pieces:
             planes = np.stack([grouped.real, grouped.imag], axis=-1).reshape(1, self.problem.groups, -1)
         else:
             planes = np.empty(grouped.shape, self.dtype)
-            np.copyto(planes, grouped) if grouped.dtype == self.dtype else from_half(grouped, planes)
+            convert(grouped, planes)
         planes += self.dtype.type(0)
         return planes
 
@@ -107,7 +85,7 @@ class Pieces:
         if self.plain_x:
             np.copyto(inner, source)
         elif not self.complex_x:
-            from_half(source, inner)
+            convert(source, inner)
         elif self.complex_weight:
             inner[:, 0::2], inner[:, 1::2] = source.real, source.imag
         else:
@@ -157,7 +135,7 @@ class Pieces:
             return
         home = self._grouped(items)[:, groups, channels, start:stop]
         if not self.complex_x and not self.complex_weight:
-            to_half(piece, home)
+            convert(piece, home)
         elif self.complex_weight:
             home.real, home.imag = piece[:, :, 0::2], piece[:, :, 1::2]
         else:

@@ -19,7 +19,8 @@ from cupy_convt.engines.cpu_threads import Array, Scratch
 
 def convert(source: Array, out: Array) -> None:
     """Copy between real dtypes, rounding to nearest even; bfloat16 by ml_dtypes, which every such array comes from."""
-    np.copyto(out, source, casting="unsafe")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.copyto(out, source, casting="unsafe")
 
 
 def real_weight(problem: Problem, weight: Array) -> Array:

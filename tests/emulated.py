@@ -151,14 +151,24 @@ class EmulatorRuntime:
             "r2c": ((real, n), (pair, half)),
             "c2r": ((pair, half), (real, n)),
         }.get(step.kind, ((pair, n), (pair, n)))
-        before = _read(source, given[0], step.batch * given[1]).reshape(step.batch, given[1])
+        inverse = step.kind in ("c2r", "c2c_inverse")
+        if step.spread and inverse:
+            places = [_shifted(source, f * step.spread * given[0].itemsize) for f in range(given[1])]
+            before = np.stack([_read(place, given[0], step.batch) for place in places], axis=1)
+        else:
+            before = _read(source, given[0], step.batch * given[1]).reshape(step.batch, given[1])
         transform = {
             "r2c": np.fft.rfft,
             "c2r": lambda a, axis: np.fft.irfft(a, n, axis=axis) * n,
             "c2c": np.fft.fft,
             "c2c_inverse": lambda a, axis: np.fft.ifft(a, axis=axis) * n,
         }[step.kind]
-        _write(destination, transform(before, axis=1).astype(made[0]))
+        after = transform(before, axis=1).astype(made[0])
+        if not step.spread or inverse:
+            _write(destination, after)
+            return
+        for f, row in enumerate(after.T):
+            _write(_shifted(destination, f * step.spread * row.itemsize), np.ascontiguousarray(row))
 
     def gemm(self, step: Gemm, left: Operand, right: Operand, out: Operand) -> None:
         assert left.row_stride >= left.columns and right.row_stride >= right.columns, "rows of a library matrix overlap"
@@ -170,6 +180,10 @@ class EmulatorRuntime:
             for i, row in enumerate(product):
                 shift = (b * out.batch_stride + i * out.row_stride) * kind.itemsize
                 _write(Pointer(out.pointer.array, out.pointer.byte_offset + shift), row)
+
+
+def _shifted(pointer: Pointer, nbytes: int) -> Pointer:
+    return Pointer(pointer.array, pointer.byte_offset + nbytes)
 
 
 def _place(pointer: Pointer) -> At:

@@ -158,6 +158,26 @@ def test_transforms_are_planned_once_for_each_stream_and_forgotten_in_order(runt
     assert len(made) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("r2c", ((16,), 1, 16, (9,), 5, 1)),
+        ("c2r", ((9,), 5, 1, (16,), 1, 16)),
+        ("c2c", ((16,), 1, 16, (16,), 5, 1)),
+        ("c2c_inverse", ((16,), 5, 1, (16,), 1, 16)),
+    ],
+)
+def test_spread_spectra_are_strides_of_the_plan(runtime, monkeypatch, kind: str, layout: tuple[Any, ...]) -> None:
+    made: list[tuple[Any, ...]] = []
+    library = SimpleNamespace(PlanNd=lambda *a: made.append(a) or SimpleNamespace(fft=lambda *b: None))
+    monkeypatch.setitem(vars(cupy.cuda), "cufft", library)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleStream(1))
+    x = Device(np.zeros(8))
+    for _ in range(2):
+        runtime.fft(Fft(kind, 16, 3, At("x", 0), At("x", 0), "float32", 5), Pointer(x), Pointer(x))
+    assert made == [((16,), *layout, gpu._FFT_TYPES[kind, "float32"], 3, "C", 0, None)]
+
+
 @dataclass
 class SimpleStream:
     ptr: int

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cupy_convt.core import fft_tiles, plan_fft
+from cupy_convt.core.cost_gpu import seconds
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.fft_blocks import choose_blocks, good_length, reach
 from cupy_convt.core.interleave import q_count
-from cupy_convt.core.launch import Fft
+from cupy_convt.core.launch import Fft, Gemm
 from cupy_convt.core.problem import Problem
 from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
 from tests.plans import check_launches
@@ -55,8 +56,18 @@ def test_launches_are_legal_and_transforms_stay_inside(pair) -> None:
                         given, made = {"r2c": (step.length, half), "c2r": (half, step.length)}.get(
                             step.kind, (step.length, step.length)
                         )
-                        assert step.source.offset + step.batch * given <= counts[step.source.buffer]
-                        assert step.destination.offset + step.batch * made <= counts[step.destination.buffer]
+                        ends = [(step.source, given), (step.destination, made)]
+                        inverse = step.kind in ("c2r", "c2c_inverse")
+                        for end, size in ends:
+                            last = step.batch * size
+                            if step.spread and (end is step.source) == inverse:
+                                assert step.spread >= step.batch
+                                last = (size - 1) * step.spread + step.batch
+                            assert end.offset + last <= counts[end.buffer]
+                    elif isinstance(step, Gemm):
+                        for matrix in (step.left, step.right, step.out):
+                            last = (step.batch - 1) * matrix.batch_stride + (matrix.rows - 1) * matrix.row_stride
+                            assert matrix.offset + last + matrix.columns <= counts[matrix.buffer]
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -120,8 +131,8 @@ def test_long_signals_are_cut_and_short_ones_are_not() -> None:
 def test_workspaces_obey_the_limit() -> None:
     p = Problem(8, 4, 60000, 4, 4096, 4)
     for limit in (1 << 28, 1 << 25, 1 << 22):
-        (plan,) = plan_fft.candidates(p, H200, limit)
-        assert plan.workspace_bytes <= limit
+        plans = plan_fft.candidates(p, H200, limit)
+        assert plans and all(plan.workspace_bytes <= limit for plan in plans)
 
 
 def test_spectra_beyond_the_limit_are_left_to_the_chooser() -> None:
@@ -135,10 +146,25 @@ def test_plans_that_share_a_key_share_their_packing() -> None:
     keys = {}
     for left in (0, 1, 5):
         for length in (500, 20000, 20001, 40000):
-            p = Problem(1, 2, length, 2, 300, 4, p_left=left, p_right=left)
-            (plan,) = plan_fft.candidates(p, H200, 1 << 28)
-            assert keys.setdefault(plan.packing_key, plan.packing_steps) == plan.packing_steps
-    assert len(keys) < 12
+            p = Problem(1, 4, length, 4, 300, 4, p_left=left, p_right=left)
+            plans = plan_fft.candidates(p, H200, 1 << 28)
+            assert len(plans) == 2
+            for plan in plans:
+                assert keys.setdefault(plan.packing_key, plan.packing_steps) == plan.packing_steps
+    assert len(keys) < 24
+
+
+def test_many_channels_are_matrices_at_every_frequency() -> None:
+    p = Problem(1, 64, 64_000, 64, 1024, 1, p_left=512, p_right=512)
+    plain, matrices = plan_fft.candidates(p, H200, 1 << 30)
+    assert not any(isinstance(step, Gemm) for step in plain.steps)
+    assert {step.kernel for step in matrices.launches} == {"fft_pack", "fft_weights", "fft_finish"}
+    wide = Problem(64, 256, 2048, 256, 2048)
+    times = [seconds(wide, plan, H200) for plan in plan_fft.candidates(wide, H200, 1 << 34)]
+    assert times[1] < times[0] < 50 * times[1]
+    assert all(step.spread for step in matrices.packing_steps + matrices.steps if isinstance(step, Fft))
+    for few in (Problem(1, 1, 64_000, 64, 1024), replace(p, groups=64), replace(p, c_out=1)):
+        assert len(plan_fft.candidates(few, H200, 1 << 30)) == 1
 
 
 def test_what_the_method_cannot_take() -> None:

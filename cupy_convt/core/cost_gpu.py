@@ -26,6 +26,8 @@ _WINDOW_SLOTS, _SAMPLE_SLOTS = 16.0, 8.0
 _STREAM_FMA = 0.6
 #: Share of the peak that the library's products and transforms reach on large sizes.
 _GEMM_FMA, _GEMM_TENSOR, _FFT_PEAK = 0.8, 0.55, 0.25
+#: Traffic of a transform's spectra that lie frequency by frequency, over that of spectra one after the other.
+_SPREAD_TRAFFIC = 1.5
 #: Side of the library's tile of a product: fewer tiles than multiprocessors leave some of them idle.
 _GEMM_TILE = 128
 
@@ -40,6 +42,18 @@ def seconds(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
         return overhead + _fft(problem, plan, device)
     tile = choose_tile(problem, device) if plan.variant == "stream" else None
     return overhead + (_gather(problem, device) if tile is None else _stream(problem, tile, device))
+
+
+def packing_seconds(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
+    """Predicted time of packing the weight: it is read once, each buffer on the way written and read once."""
+    moved = problem.weight_bytes + sum(buffer.bytes for buffer in plan.packed) if plan.packing_steps else 0
+    overhead = 0.0
+    for step in plan.packing_steps:
+        if isinstance(step, Fft):
+            points = step.batch * step.length * ITEM_BYTES[real_dtype(problem.accumulator)]
+            moved += int(passes(step.length) * 4 * points)
+        overhead += device.launch_seconds if isinstance(step, Launch) else device.library_seconds
+    return overhead + moved / (device.bandwidth * _INTERLEAVE_BANDWIDTH)
 
 
 def _peak(problem: Problem, device: DeviceSpec) -> float:
@@ -107,6 +121,7 @@ def _fft(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
     peak = device.peak(problem.accumulator)
     moved, arithmetic = 0.0, 0.0
     x_spectra, y_spectra = 0.0, 0.0
+    products = [step for step in plan.steps if isinstance(step, Gemm)]
     for step in plan.steps:
         if not isinstance(step, Fft):
             continue
@@ -114,7 +129,8 @@ def _fft(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
         whole = 2 if step.kind.startswith("c2c") else 1
         time_bytes = points * real * whole
         spectrum_bytes = points * real * 2 if whole == 2 else step.batch * (step.length // 2 + 1) * real * 2
-        moved += passes(step.length) * (time_bytes + spectrum_bytes)
+        # spectra frequency by frequency are written and read in short runs
+        moved += passes(step.length) * (time_bytes + spectrum_bytes * (_SPREAD_TRAFFIC if step.spread else 1))
         arithmetic += 2.5 * whole * points * log2(step.length) / (peak * _FFT_PEAK)
         if step.kind in ("r2c", "c2c"):
             x_spectra += spectrum_bytes
@@ -122,10 +138,13 @@ def _fft(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
         else:
             y_spectra += spectrum_bytes
             moved += time_bytes  # finishing reads it
+    finish = problem.out_bytes / (device.bandwidth * _INTERLEAVE_BANDWIDTH)
+    if products:
+        time = moved / (device.bandwidth * _STREAM_BANDWIDTH) + arithmetic + finish
+        return time + sum(_product_seconds(step, device) for step in products)
     weight_spectra = sum(buffer.bytes for buffer in plan.packed)
     # the product reads a column's spectra once for every four rows, mostly from cache
     rows = max(1.0, y_spectra / max(1.0, x_spectra) * problem.c_in_group)
     moved += y_spectra + weight_spectra + x_spectra * (1 + 0.25 * sqrt(max(1.0, rows / 4) - 1))
     arithmetic += y_spectra / (2 * real) * problem.c_in_group * 8 / (peak * 0.6)
-    finish = problem.out_bytes / (device.bandwidth * _INTERLEAVE_BANDWIDTH)
     return moved / (device.bandwidth * _STREAM_BANDWIDTH) + arithmetic + finish

@@ -160,7 +160,8 @@ class Fft:
     """A batch of contiguous transforms of `length` points, by the vendor's library, unnormalised in both directions.
 
     kind: "r2c" (length -> length//2 + 1), "c2r" (the reverse; its input is destroyed), "c2c", "c2c_inverse".
-    `dtype` is the real type.
+    `dtype` is the real type. With a `spread` the spectra do not lie one after the other but frequency by frequency:
+    element f of spectrum i at f*spread + i.
     """
 
     kind: str
@@ -169,6 +170,7 @@ class Fft:
     source: At
     destination: At
     dtype: str
+    spread: int = 0
 
 
 Step = Launch | Gemm | Fft

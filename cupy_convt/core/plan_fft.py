@@ -40,7 +40,9 @@ from cupy_convt.core.launch import (
     Argument,
     At,
     Fft,
+    Gemm,
     Launch,
+    Matrix,
     Plan,
     Step,
     Stride,
@@ -52,6 +54,8 @@ from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype, r
 
 PACK_SPAN = 1024
 PRODUCT_BLOCK, PRODUCT_ROWS, PRODUCT_COLUMNS = 128, 4, 4
+#: Least side of the matrices of one frequency, and most library products of a call.
+MATRIX_SIDE, MOST_PRODUCTS = 3, 1024
 
 
 def variants() -> tuple[Variant, ...]:
@@ -78,30 +82,42 @@ def why_not(problem: Problem, device: DeviceSpec, workspace_limit: int = 256 << 
 
 
 def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[Plan, ...]:
-    """One plan, tiled over batch, groups, time and channels until it fits the limit (or cannot shrink)."""
+    """Tiled over batch, groups, time and channels until they fit the limit (or cannot shrink)."""
     if not problem.batch or why_not(problem, device, workspace_limit):
         return ()
     blocks = choose_blocks(problem)
     packed = packed_spectra(problem, blocks)
     budget = tile_budget(problem, blocks, workspace_limit)
     layout = choose_layout(problem, blocks, budget)
-    steps = [step for part in tiles_of(problem, blocks, layout) for step in _steps(problem, blocks, part)]
-    packing_steps, filters = _packing(problem, blocks, packed, budget)
     kind = "one block" if blocks.whole else "overlap-save"
-    return (
-        Plan(
-            method="fft",
-            variant=f"{kind} of {blocks.length}",
-            steps=tuple(steps),
-            workspaces=workspaces(problem, blocks, layout),
-            packing_steps=tuple(packing_steps),
-            packing_workspaces=(filters,),
-            packed=(packed,),
-            library_bytes=library_bytes(problem, blocks, layout),
-            packing_key=("fft", blocks.length, problem.stride, problem.dilation, *dtypes(problem)),
-            notes=(f"{blocks.step} of {blocks.length} samples kept, {len(problem.phases.active)} residue classes",),
-        ),
-    )
+    found = []
+    for matrices in (False, True):
+        parts = list(tiles_of(problem, blocks, layout))
+        if matrices and not _pays_as_matrices(problem, parts):
+            continue
+        packing_steps, filters = _packing(problem, blocks, packed, budget, matrices)
+        found.append(
+            Plan(
+                method="fft",
+                variant=f"{'matrices, ' if matrices else ''}{kind} of {blocks.length}",
+                steps=tuple(step for part in parts for step in _steps(problem, blocks, part, matrices)),
+                workspaces=workspaces(problem, blocks, layout),
+                packing_steps=tuple(packing_steps),
+                packing_workspaces=(filters,),
+                packed=(packed,),
+                library_bytes=library_bytes(problem, blocks, layout),
+                packing_key=("fft", matrices, blocks.length, problem.stride, problem.dilation, *dtypes(problem)),
+                notes=(f"{blocks.step} of {blocks.length} samples kept, {len(problem.phases.active)} residue classes",),
+            )
+        )
+    return tuple(found)
+
+
+def _pays_as_matrices(problem: Problem, parts: list[Part]) -> bool:
+    """Whether the product at each frequency is a matrix product worth a library call, and they are few."""
+    rows = problem.c_out_group * class_count(problem)
+    calls = sum(len(_matrix_products(part)) for part in parts)
+    return min(problem.c_in_group, rows) >= MATRIX_SIDE and calls <= MOST_PRODUCTS
 
 
 # ---- variants ------------------------------------------------------------------------------------------------------
@@ -127,19 +143,28 @@ def _finish_variant(out: str) -> Variant:
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _steps(problem: Problem, blocks: Blocks, part: Part) -> Iterator[Step]:
-    """Transform x once, then product, inverse transforms and finish for each chunk of channels."""
+def _steps(problem: Problem, blocks: Blocks, part: Part, matrices: bool) -> Iterator[Step]:
+    """Transform x once, then product, inverse transforms and finish for each chunk of channels.
+
+    With `matrices` the spectra lie frequency by frequency, as the transforms' own strides leave them, and the product
+    is the library's: one of matrices for each frequency.
+    """
     real = not is_complex(problem.out_dtype)
     precision = real_dtype(dtypes(problem)[0])
     if part.first_chunk:
         rows = part.batch * part.groups * problem.c_in_group * part.blocks
         yield _pack(problem, blocks, part, rows)
         forward = "r2c" if real else "c2c"
-        yield Fft(forward, blocks.length, rows, At("time", 0), At("x_spectra", 0), precision)
-    yield _product(problem, blocks, part)
+        spread = rows if matrices else 0
+        yield Fft(forward, blocks.length, rows, At("time", 0), At("x_spectra", 0), precision, spread)
+    if matrices:
+        yield from _products(problem, blocks, part)
+    else:
+        yield _product(problem, blocks, part)
     rows = part.batch * part.groups * part.channels * class_count(problem) * part.blocks
     inverse = "c2r" if real else "c2c_inverse"
-    yield Fft(inverse, blocks.length, rows, At("y_spectra", 0), At("time", 0), precision)
+    spread = rows if matrices else 0
+    yield Fft(inverse, blocks.length, rows, At("y_spectra", 0), At("time", 0), precision, spread)
     yield _finish(problem, blocks, part)
 
 
@@ -177,6 +202,32 @@ def _product(problem: Problem, blocks: Blocks, part: Part) -> Launch:
     return Launch(kernel, defines, grid, PRODUCT_BLOCK, 0, arguments)
 
 
+def _matrix_products(part: Part) -> list[tuple[int, int]]:
+    """(entry, group) of each library call of a tile; the entries of one block each are one matrix together."""
+    entries = range(part.batch if part.blocks > 1 else 1)
+    return [(n, group) for n in entries for group in range(part.groups)]
+
+
+def _products(problem: Problem, blocks: Blocks, part: Part) -> Iterator[Gemm]:
+    """At every frequency (r, ci) by (ci, b), for each entry and group; of one block each, (n, ci) by (ci, r)."""
+    c_in, classes, dtype = problem.c_in_group, class_count(problem), dtypes(problem)[1]
+    rows, row_step = part.channels * classes, problem.c_out_group * classes
+    x_step = part.batch * part.groups * c_in * part.blocks
+    y_step = part.batch * part.groups * rows * part.blocks
+    for n, group in _matrix_products(part):
+        first = (part.group + group) * c_in * row_step + part.channel * classes
+        weight = Matrix("w_spectra", first, c_in, rows, row_step, filter_count(problem))
+        if part.blocks == 1:
+            x = Matrix("x_spectra", group * c_in, part.batch, c_in, part.groups * c_in, x_step)
+            y = Matrix("y_spectra", group * rows, part.batch, rows, part.groups * rows, y_step)
+            yield Gemm(x, weight, y, blocks.bins, False, dtype, dtype)
+            continue
+        entry = n * part.groups + group
+        x = Matrix("x_spectra", entry * c_in * part.blocks, c_in, part.blocks, part.blocks, x_step)
+        y = Matrix("y_spectra", entry * rows * part.blocks, rows, part.blocks, part.blocks, y_step)
+        yield Gemm(weight, x, y, blocks.bins, True, dtype, dtype)
+
+
 def _finish(problem: Problem, blocks: Blocks, part: Part) -> Launch:
     channels = part.groups * part.channels
     tiles = interleave(problem, part.batch * channels, part.q_count)
@@ -195,7 +246,9 @@ def _finish(problem: Problem, blocks: Blocks, part: Part) -> Launch:
 # ---- weight spectra -------------------------------------------------------------------------------------------------
 
 
-def _packing(problem: Problem, blocks: Blocks, packed: Workspace, budget: int) -> tuple[list[Step], Workspace]:
+def _packing(
+    problem: Problem, blocks: Blocks, packed: Workspace, budget: int, matrices: bool
+) -> tuple[list[Step], Workspace]:
     """Steps that fill the packed spectra, a chunk of filters at a time, and their scratch buffer."""
     time = dtypes(problem)[0]
     one = Workspace("filters", blocks.length, time)
@@ -205,8 +258,9 @@ def _packing(problem: Problem, blocks: Blocks, packed: Workspace, budget: int) -
     for first in range(0, filter_count(problem), chunk):
         rows = min(chunk, filter_count(problem) - first)
         steps.append(weights_launch(problem, blocks.length, first, rows))
-        target = At("w_spectra", first * blocks.bins)
-        steps.append(Fft(forward, blocks.length, rows, At("filters", 0), target, real_dtype(time)))
+        target = At("w_spectra", first if matrices else first * blocks.bins)
+        spread = filter_count(problem) if matrices else 0
+        steps.append(Fft(forward, blocks.length, rows, At("filters", 0), target, real_dtype(time), spread))
     return steps, Workspace("filters", chunk * blocks.length, time)
 
 

@@ -195,12 +195,14 @@ class CupyRuntime:
 
         # a plan owns one work area, so two streams must not share it
         stream = cupy.cuda.get_current_stream().ptr
-        key = (cupy.cuda.runtime.getDevice(), stream, _FFT_TYPES[step.kind, step.dtype], step.length, step.batch)
+        sizes = step.length, step.batch, (step.kind, step.spread) if step.spread else None
+        key = (cupy.cuda.runtime.getDevice(), stream, _FFT_TYPES[step.kind, step.dtype], *sizes)
         with self._lock:
             plan = self._transforms.get(key)
             if plan is None:
                 _refuse_capture(f"a transform of {step.length} points is planned")
-                plan = self._transforms[key] = cufft.Plan1d(step.length, key[2], step.batch)
+                plan = _spread_plan(cufft, step) if step.spread else cufft.Plan1d(step.length, key[2], step.batch)
+                self._transforms[key] = plan
             self._transforms.move_to_end(key)
             while len(self._transforms) > FFT_PLANS:
                 self._transforms.popitem(last=False)
@@ -237,6 +239,15 @@ def _refuse_capture(event: str) -> None:
             f"stream: expected none that is being captured while {event}, got a capture of a CUDA graph; make the call "
             "once before the capture, or cupy_convt.precompile"
         )
+
+
+def _spread_plan(cufft: Any, step: Fft) -> Any:
+    """A plan whose spectra lie frequency by frequency: their elements are `spread` apart, the transforms one."""
+    bins = step.length if step.kind.startswith("c2c") else step.length // 2 + 1
+    plain, spread = ((step.length,), 1, step.length), ((bins,), step.spread, 1)
+    ends = (plain, spread) if step.kind in ("r2c", "c2c") else (spread, plain)
+    layout = (*ends[0], *ends[1])
+    return cufft.PlanNd((step.length,), *layout, _FFT_TYPES[step.kind, step.dtype], step.batch, "C", 0, None)
 
 
 def _memory(pointer: Pointer) -> Any:

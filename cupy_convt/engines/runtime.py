@@ -203,7 +203,7 @@ def _is_library_matrix(array: Any) -> bool:
 
 def _by_library(plan: Plan) -> bool:
     """Whether the vendor's products read x."""
-    return any(isinstance(step, Gemm) for step in plan.steps)
+    return any(isinstance(step, Gemm) and "x" in (step.left.buffer, step.right.buffer) for step in plan.steps)
 
 
 @dataclass(frozen=True)

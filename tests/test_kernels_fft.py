@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""FFT plans in the emulator that the common geometries do not reach: matrices at every frequency, tiles, filters longer
+than the input; and memory as the plan says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cupy_convt.core import fft_tiles, plan_fft
+from cupy_convt.core.device import PRESETS
+from cupy_convt.core.launch import Gemm, Plan
+from cupy_convt.core.problem import Problem
+from tests.cases import PAIRS, operands, pair_id
+from tests.emulated import EmulatorRuntime, empty, to_device, to_host
+from tests.test_kernels import check
+
+H200 = PRESETS["h200"]
+LAYERS = {
+    "one block": Problem(3, 4, 20, 5, 30, 2, p_left=3, p_right=2, has_bias=True),
+    "blocks": Problem(1, 3, 300, 2, 16, 2, p_left=5, p_right=4),
+    "batch of blocks": Problem(2, 3, 300, 4, 12, 1, p_right=3, has_bias=True),
+    "groups": Problem(2, 8, 30, 6, 40, 3, groups=2, p_left=1),
+    "dilated": Problem(1, 3, 40, 3, 9, 2, 3),
+}
+
+
+class Measured(EmulatorRuntime):
+    """Counts the bytes that are allocated."""
+
+    allocated = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: str):
+        found = super().empty(shape, dtype)
+        self.allocated += found.nbytes
+        return found
+
+
+def run(p: Problem, plan: Plan) -> tuple[np.ndarray, int]:
+    """The result, and the bytes that were allocated beside the caller's arrays."""
+    from cupy_convt.engines.runtime import GpuEngine
+
+    runtime = Measured()
+    x, weight, bias = operands(p)
+    out = empty(p.out_shape, p.out_dtype)
+    GpuEngine(runtime).run(p, plan, to_device(x), to_device(weight), None if bias is None else to_device(bias), out)
+    return to_host(out), runtime.allocated
+
+
+def matrices(p: Problem, limit: int = 1 << 28) -> Plan:
+    found = [plan for plan in plan_fft.candidates(p, H200, limit) if any(isinstance(s, Gemm) for s in plan.steps)]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+def test_matrices_at_every_frequency_give_the_definition(name: str, pair: tuple[str, str]) -> None:
+    p = replace(LAYERS[name], x_dtype=pair[0], weight_dtype=pair[1])
+    plan = matrices(p)
+    check(p, plan, run(p, plan)[0])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_small_tiles_of_matrices_agree_and_obey_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fft_tiles, "LEAST_BUDGET", 1)
+    p = LAYERS[name]
+    whole = matrices(p)
+    tiled = matrices(p, whole.workspace_bytes // 2)
+    assert len(tiled.steps) > len(whole.steps)
+    y, allocated = run(p, tiled)
+    check(p, tiled, y)
+    assert allocated <= tiled.workspace_bytes + sum(w.bytes for w in tiled.packing_workspaces)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 100, 3000])
+def test_any_number_of_taps(taps: int) -> None:
+    p = Problem(1, 1, 50, 1, taps, 2, has_bias=True)
+    for plan in plan_fft.candidates(p, H200, 1 << 28):
+        check(p, plan, run(p, plan)[0])

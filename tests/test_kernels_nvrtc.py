@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cupy_convt.core import plan_direct, plan_fft, plan_gemm
+from cupy_convt.core import plan_direct, plan_fft, plan_fft_block, plan_gemm
 from cupy_convt.core.launch import Variant
 from cupy_convt.engines.source import kernel_directory, kernel_source, source_hash
 from tests.emulator import nvrtc
@@ -35,7 +35,8 @@ Row = list[int]
 
 
 def variants() -> list[Variant]:
-    return [*plan_direct.variants(), *plan_gemm.variants(), *plan_fft.variants()]
+    planners = (plan_direct, plan_gemm, plan_fft, plan_fft_block)
+    return list(dict.fromkeys(variant for planner in planners for variant in planner.variants()))
 
 
 def label(variant: Variant) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cupy_convt.core import cost_cpu, cost_gpu, cost_hopper, cost_implicit
+from cupy_convt.core import cost_cpu, cost_fft_block, cost_gpu, cost_hopper, cost_implicit
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.plan_cpu import CpuPlan
@@ -20,6 +20,8 @@ def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float
         return cost_implicit.stream_seconds(problem, plan, device)
     if plan.variant.startswith("hopper/"):
         return cost_hopper.seconds(problem, plan, device)
+    if plan.variant.startswith("fused block"):
+        return cost_fft_block.seconds(problem, plan, device)
     return cost_gpu.seconds(problem, plan, device)
 
 

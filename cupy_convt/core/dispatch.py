@@ -12,6 +12,7 @@ from cupy_convt.core import (
     plan_cpu,
     plan_direct,
     plan_fft,
+    plan_fft_block,
     plan_gemm,
     plan_hopper,
     plan_implicit,
@@ -31,7 +32,7 @@ METHODS = ("direct", "gemm", "fft")
 _GPU_PLANNERS: dict[str, tuple[ModuleType, ...]] = {
     "direct": (plan_direct,),
     "gemm": (plan_implicit, plan_hopper, plan_weight_stream, plan_gemm),
-    "fft": (plan_fft,),
+    "fft": (plan_fft_block, plan_fft),
 }
 
 

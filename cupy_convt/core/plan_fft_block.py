@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """FFT method in one kernel: blocks of overlap-save that never leave the chip, for one input channel a group.
 
-A block of x is loaded and transformed once; each residue class of the taps multiplies its spectrum by its own, goes back
-and leaves interleaved (kernels/fft_block.cu). Memory sees x a little more than once, the spectra of the weight, which
-mostly come from cache, and the result once. It wins on filters of tens to thousands of taps a phase; shorter ones are
-faster by the direct kernels, longer ones do not fit the blocks.
+A block of x is loaded and transformed once; each residue class of the taps multiplies its spectrum by its own, goes
+back and leaves interleaved (kernels/fft_block.cu). Memory sees x a little more than once, the spectra of the weight,
+which mostly come from cache, and the result once. It is meant for filters of about a hundred to thousands of taps a
+phase; shorter ones are left to the direct kernels, longer ones do not fit the blocks.
 
 The spectra of the weight, in the kernel's own order of frequencies, and its roots of one are the plan's packed buffers.
 """

@@ -171,3 +171,16 @@ def test_what_the_method_cannot_take() -> None:
     for p in (replace(problem("ragged"), operation="weight_grad"), Problem(1, 1, 1000, 1, 2**28, 1)):
         assert not plan_fft.candidates(p, H200, 1 << 28)
         assert plan_fft.why_not(p, H200)
+
+
+def test_new_lengths_need_few_spectra_and_few_library_plans() -> None:
+    """In an octave of lengths: packed forms, and transforms as the library sees them."""
+    rng = np.random.default_rng(0)
+    for taps, low in ((4000, 3000), (300, 200_000)):
+        keys, library = set(), set()
+        for length in rng.integers(low, 2 * low, 300):
+            (plan,) = plan_fft.candidates(Problem(1, 1, int(length), 1, taps, 2), H200, 1 << 28)
+            keys.add(plan.packing_key)
+            library |= {(step.kind, step.length, step.batch) for step in plan.steps if isinstance(step, Fft)}
+        assert len(keys) <= 8
+        assert len(library) <= 40

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.problem import Problem
 from cupy_convt.core.rows_cpu import RealShape, row_grid
-from cupy_convt.core.transforms_cpu import FftForm, fft_forms, size_class, split_of
+from cupy_convt.core.transforms_cpu import FftForm, fft_forms, split_of
 from cupy_convt.engines.cpu import CpuEngine
 
 CPU = CpuEngine().device()
@@ -19,21 +19,6 @@ CPU = CpuEngine().device()
 
 def forms_of(problem: Problem) -> list[FftForm]:
     return fft_forms(problem, RealShape.of(problem), row_grid(problem))
-
-
-@given(st.integers(1, 1 << 24))
-@settings(max_examples=300, deadline=None)
-def test_size_classes_are_close_even_and_smooth(least: int) -> None:
-    length = size_class(least)
-    assert least <= length <= max(64, least * 1.126) and length % 2 == 0
-    for prime in (2, 3, 5):
-        while length % prime == 0:
-            length //= prime
-    assert length == 1
-
-
-def test_an_octave_has_seven_size_classes() -> None:
-    assert len({size_class(n) for n in range(4097, 8193)}) == 7
 
 
 @pytest.mark.parametrize("length", [8192, 9216, 45 << 8, 589824, 1 << 22])

@@ -15,6 +15,7 @@ from functools import lru_cache
 from math import log2
 
 from cupy_convt.core.interleave import q_count
+from cupy_convt.core.lengths import length_class
 from cupy_convt.core.problem import Problem, ceil_div, is_complex
 
 #: Elements of one buffer: the library counts a batch of transforms with 32-bit integers.
@@ -78,7 +79,7 @@ def choose_blocks(problem: Problem) -> Blocks:
     lead = min(span, u_first)
     inputs = max(1, min(problem.l_in, u_first + u_count) - (u_first - lead))
     options = []
-    whole = good_length(max(lead + u_count, inputs + span - lead, 2))
+    whole = length_class(max(lead + u_count, inputs + span - lead))
     if whole <= MOST_ELEMENTS:
         options.append((whole * _weight(whole), whole, True))
     for i in range(1, 9):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cupy_convt.core.fft_blocks import MOST_ELEMENTS, Blocks, reach
 from cupy_convt.core.interleave import q_count
 from cupy_convt.core.launch import Workspace
+from cupy_convt.core.lengths import count_class
 from cupy_convt.core.problem import ACCUMULATOR, Problem, ceil_div, result_dtype
 from cupy_convt.core.tiling import shrink
 
@@ -84,7 +85,7 @@ def _most_blocks(problem: Problem, blocks: Blocks, layout: Layout) -> int:
         return 1
     _, u_count = reach(problem, 0, q_count(problem))
     shift_range = ceil_div(problem.effective_kernel + problem.stride, problem.stride) + 1
-    return max(1, ceil_div(min(u_count, layout.q + shift_range), blocks.step))
+    return count_class(max(1, ceil_div(min(u_count, layout.q + shift_range), blocks.step)))
 
 
 def workspaces(problem: Problem, blocks: Blocks, layout: Layout) -> tuple[Workspace, ...]:
@@ -139,7 +140,7 @@ def tiles_of(problem: Problem, blocks: Blocks, layout: Layout) -> Iterator[Part]
             for q in range(0, total, layout.q):
                 count = min(layout.q, total - q)
                 u_first, u_count = reach(problem, q, count)
-                number = 1 if blocks.whole else max(1, ceil_div(u_count, blocks.step))
+                number = 1 if blocks.whole else count_class(max(1, ceil_div(u_count, blocks.step)))
                 for channel in range(0, problem.c_out_group, layout.channels):
                     channels = min(layout.channels, problem.c_out_group - channel)
                     yield Part(

@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 
+from cupy_convt.core.lengths import SHORTEST, length_class
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid
 
-#: Lengths of an octave, in 32nds: products of 2, 3 and 5, which are what SciPy's real transforms have fast steps for.
-CLASSES = (32, 36, 40, 45, 48, 54, 60)
-#: Shortest transform, shortest one that two steps are worth their calls for, and longest one left in one step.
-SHORTEST, SPLIT_FROM, ONE_STEP = 64, 8192, 1 << 16
+#: Shortest transform that two steps are worth their calls for, and longest one left in one step.
+SPLIT_FROM, ONE_STEP = 8192, 1 << 16
 #: Longest transform in two steps: its twiddle factors are a table of half as many complex numbers.
 LONGEST_SPLIT = 1 << 22
 #: Points of the filters that are transformed together.
@@ -82,14 +81,6 @@ class FftForm:
 
 
 @lru_cache(maxsize=4096)
-def size_class(least: int) -> int:
-    """The shortest length of a class that is at least `least`."""
-    least = max(least, SHORTEST)
-    shift = (least - 1).bit_length() - 6
-    return next(size << shift for size in (*CLASSES, 64) if size << shift >= least)
-
-
-@lru_cache(maxsize=4096)
 def split_of(length: int) -> int:
     """The even divisor of a length that is nearest to its square root from below."""
     return next(rows for rows in range(isqrt(length), 0, -1) if length % rows == 0 and rows % 2 == 0)
@@ -108,15 +99,15 @@ def fft_forms(problem: Problem, real: RealShape, grid: RowGrid) -> list[FftForm]
     start, stop = max(0, -grid.lookback), min(problem.l_in, grid.rows + grid.lookahead)
     inputs = max(stop - start, 0)
     if not inputs:
-        return [FftForm("whole", size_class(span + 1), 0, 0, 0, 1, 0)]
+        return [FftForm("whole", length_class(span + 1), 0, 0, 0, 1, 0)]
     lanes = problem.groups * real.c_out * len(problem.phases.active)
     # samples of the convolution of these inputs with the filter that are rows of the result
     low = max(grid.lookahead - start, 0)
     high = min(grid.lookahead - start + grid.rows, inputs + span)
     if low >= high:
-        return [FftForm("whole", size_class(span + 1), 0, 0, 0, 1, 0)]
+        return [FftForm("whole", length_class(span + 1), 0, 0, 0, 1, 0)]
     # a sample below `low` may be wrapped around to, as nobody keeps it
-    whole = size_class(max(inputs + span - low, high, inputs, span + 1))
+    whole = length_class(max(inputs + span - low, high, inputs, span + 1))
     first = start + low - grid.lookahead
     window = dict(x_start=start, x_stop=stop)
     found = [FftForm("whole", whole, _split(whole, lanes, item), first, low, high - low, 1, **window)]
@@ -126,7 +117,7 @@ def fft_forms(problem: Problem, real: RealShape, grid: RowGrid) -> list[FftForm]
         if length < whole and hop < grid.rows:
             split = _split(length, max(lanes, 4), item)
             found.append(FftForm("blocks", length, split, 0, span, hop, ceil_div(grid.rows, hop)))
-    room = size_class(inputs)
+    room = length_class(inputs)
     for factor in (2, 4, 8, 16):
         length = (1 << (room - 1).bit_length()) * factor
         hop = length - room + 1

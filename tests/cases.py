@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cupy_convt.core.accuracy import transform_length
 from cupy_convt.core.launch import DTYPE_PAIRS, Plan
 from cupy_convt.core.problem import EPSILON, Problem, is_complex
 from cupy_convt.engines.cpu import reference
@@ -88,8 +89,7 @@ def tolerance(p: Problem, plan: Plan, x: np.ndarray, weight: np.ndarray, y: np.n
     bound = 4 * eps * sqrt(terms) * sums + 4 * eps
     if plan.method == "fft":
         loudest = np.abs(x).astype(wide).max() * np.abs(weight).astype(wide).max() * terms
-        length = int(plan.variant.rsplit(" ", 1)[1])
-        bound = bound + 2 * eps * (1 + log2(length)) * loudest
+        bound = bound + 2 * eps * (1 + log2(transform_length(plan))) * loudest
     return bound + EPSILON[p.out_dtype] * (np.abs(y) + 1e-30)
 
 

@@ -17,6 +17,8 @@ from cupy_convt.core.transforms_cpu import FftForm, split_of
 from cupy_convt.engines import cpu_threads
 from cupy_convt.engines.cpu import CpuEngine
 from cupy_convt.engines.cpu_transforms import forward, inverse
+from tests.cases import GEOMETRIES, PAIRS, expected, operands, pair_id, tolerance
+from tests.cases import problem as geometry
 from tests.test_methods import values
 
 ENGINE = CpuEngine()
@@ -88,6 +90,17 @@ def test_every_form_agrees(name: str, dtype: str) -> None:
     want = wanted(problem, *operands)
     for plan in fft_plans(problem):
         check(problem, plan, run(problem, plan, *operands), want)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+def test_every_geometry_of_the_suite(name: str, pair: tuple[str, str]) -> None:
+    problem = geometry(name, *pair)
+    x, weight, bias = operands(problem)
+    want = expected(problem, x, weight, bias)
+    for plan in fft_plans(problem):
+        error = np.abs(run(problem, plan, x, weight, bias).astype(want.dtype) - want)
+        assert np.all(error <= tolerance(problem, plan, x, weight, want)), plan.name
 
 
 def test_the_sizes_reach_every_form_in_one_step_and_in_two() -> None:

@@ -274,6 +274,7 @@ def _fft_plan(
         workspace_bytes=workspace,
         packing_key=("spectrum", *form.packing, *_packing(problem)),
         packed_bytes=packed,
+        notes=(str(form),),
     )
 
 

@@ -64,6 +64,11 @@ class FftForm:
         """Complex numbers of a spectrum."""
         return (self.split // 2 + 1) * (self.length // self.split) if self.split else self.length // 2 + 1
 
+    def __str__(self) -> str:
+        of = {"blocks": "windows of x", "whole": "window of x", "taps": "windows of the taps"}[self.kind]
+        steps = f", in two steps of {self.split} and {self.length // self.split}" if self.split else ""
+        return f"{self.windows} {of}, {self.length} samples each{steps}; {self.hop} rows of each are kept"
+
     @property
     def filter_samples(self) -> int:
         """Samples of a filter with the zeros around it, of which the windows are parts."""

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cupy_convt.core import plan_direct, plan_fft, plan_gemm, plan_hopper, plan_implicit, plan_weight_stream
+from cupy_convt.core import (
+    plan_direct,
+    plan_fft,
+    plan_fft_block,
+    plan_gemm,
+    plan_hopper,
+    plan_implicit,
+    plan_weight_stream,
+)
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import EPSILON, Problem
 from tests import cases
@@ -19,7 +27,7 @@ from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
 
 pytestmark = pytest.mark.gpu
 LIMIT = 256 << 20
-PLANNERS = (plan_direct, plan_implicit, plan_weight_stream, plan_gemm, plan_fft)
+PLANNERS = (plan_direct, plan_implicit, plan_weight_stream, plan_gemm, plan_fft, plan_fft_block)
 
 
 @pytest.fixture(scope="module")

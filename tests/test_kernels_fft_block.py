@@ -104,6 +104,19 @@ def test_every_geometry(name: str, pair: tuple[str, str]) -> None:
         check(p, plan, run(p, plan))
 
 
+@pytest.mark.parametrize("name", ["stride five", "stride seven", "wide stride", "common factor, deep", "wide dilation"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_residues_that_are_staged_in_turn(name: str, dtype: str) -> None:
+    """As on a device whose shared memory holds some of them only, the last time fewer."""
+    p = own(name, dtype)
+    block = plan_fft_block.fused_blocks(p, H200)[0]
+    small = replace(H200, shared_bytes=block.shared_bytes - 1)
+    partly = plan_fft_block.fused_blocks(p, small)[0]
+    assert partly.length == block.length and 1 <= partly.residue_tile < p.stride
+    (plan, *_) = plan_fft_block.candidates(p, small, LIMIT)
+    check(p, plan, run(p, plan))
+
+
 LENGTHS = [
     pytest.param(
         pair, log, marks=() if pair == ("float32", "float32") else pytest.mark.slow, id=f"{pair_id(pair)}-{log}"
@@ -249,9 +262,9 @@ def test_x_is_read_about_once_and_the_result_written_once(
     most = 1.05 * block.length / (block.length - p.phases.span)
     assert stats.argument(0).load_sectors * SECTOR <= most * p.x_bytes
     assert stats.argument(4).store_sectors * SECTOR <= 1.01 * p.out_bytes
-    # each block reads the spectra of its classes once
+    # each block reads the spectra of its classes once; a warp with rank 0 asks for some sectors twice
     spectra = plan.steps[0].grid * block.neighbours * len(p.phases.active) * block.points * 8
-    assert stats.argument(1).load_sectors * SECTOR <= 1.05 * spectra
+    assert stats.argument(1).load_sectors * SECTOR <= 1.07 * spectra
     load, store = stats.shared_load, stats.shared_store
     conflicts = 1.1 if log > 8 else 1.4  # few threads a block meet the irregular groups of low frequencies
     assert load.wavefronts <= conflicts * load.wavefronts_min

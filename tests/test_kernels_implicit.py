@@ -23,6 +23,7 @@ from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import EPSILON, ITEM_BYTES, Problem, is_complex
 from cupy_convt.engines.cpu import reference
 from cupy_convt.engines.dtypes import named_dtype
+from tests import cases
 from tests.emulated import empty, make_engine, to_device, to_host
 from tests.test_plan_implicit import problems
 
@@ -55,7 +56,8 @@ def tolerance(problem: Problem, x: Any, weight: Any, bias: Any, want: Any) -> An
     terms = problem.c_in_group * problem.phases.max_taps
     rounding = EPSILON[problem.out_dtype] / 2 if problem.accumulator != problem.out_dtype else 0.0
     product = 2.0**-10 if problem.precision == "tf32" else 0.0
-    return ((4 + sqrt(terms)) * EPSILON[problem.accumulator] + product) * sizes + rounding * np.abs(want)
+    subnormal = 2.0**-25 if problem.out_dtype == "float16" else 0.0
+    return ((4 + sqrt(terms)) * EPSILON[problem.accumulator] + product) * sizes + rounding * np.abs(want) + subnormal
 
 
 def candidates(problem: Problem, device: DeviceSpec = H200) -> list[Plan]:
@@ -121,6 +123,16 @@ AWKWARD = {
 def test_awkward_geometries(name: str, dtype: str):
     *sizes, p_left, p_right = AWKWARD[name]
     check(problem_of(dtype, *sizes, p_left=p_left, p_right=p_right))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", cases.GEOMETRIES)
+def test_common_geometries(name: str, dtype: str):
+    """Those that every method runs, in one part and in parts."""
+    problem = cases.problem(name, DTYPE_OF.get(dtype, dtype))
+    problem = replace(problem, precision="tf32" if dtype == "tf32" else None)
+    check(problem, candidates(problem) + in_parts(problem))
 
 
 def in_parts(problem: Problem) -> list[Plan]:

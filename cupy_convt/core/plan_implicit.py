@@ -117,7 +117,8 @@ def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tu
 def item_parts(problem: Problem, tile: Tile, device: DeviceSpec) -> int:
     """Parts of the contraction: a function of one item of the batch, so that its bits are its own."""
     parts = contraction_parts(replace(problem, batch=1), tile, device)
-    return parts if blocks(problem, tile) * parts <= GRID_LIMIT else 1
+    # implicit_finish has at most a block for each channel of a tile
+    return parts if blocks(problem, tile) * max(parts, tile.rows) <= GRID_LIMIT else 1
 
 
 def packed_count(problem: Problem, tile: Tile) -> int:

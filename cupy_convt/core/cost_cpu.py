@@ -14,10 +14,11 @@ from math import log2
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
-from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, MERGED_BELOW, CpuPlan
+from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: The peak (flop/s, float32) of the machine that the constants below are from.

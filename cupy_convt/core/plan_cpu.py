@@ -10,24 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
-from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.rows_cpu import RealShape, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS, dense_tile, fit
-from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm, fft_forms
+from cupy_convt.core.tiles_fft_cpu import fft_tiles
+from cupy_convt.core.transforms_cpu import FftForm, fft_forms
 
 METHODS = ("direct", "gemm", "fft")
 #: Rows of the blocks that the block-Toeplitz product may use.
 TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
-#: Input channels from which adding up spectra is left to BLAS.
-MATRIX_CHANNELS = 4
-#: Samples that the transforms of one tile give, and samples in all from which every core gets a tile.
-FFT_CELLS, PARALLEL_POINTS = 1 << 19, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -229,94 +225,26 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
 def _fft(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Windows of x or of the taps, of several lengths, and one transform for everything."""
     real, grid = RealShape.of(problem), row_grid(problem)
-    plans = [_fft_plan(problem, device, limit, real, grid, form) for form in fft_forms(problem, real, grid)]
+    plans = []
+    for form in fft_forms(problem, real, grid):
+        tiles = fft_tiles(problem, real, form, _workers(device), limit)
+        plans.append(
+            CpuPlan(
+                "fft",
+                f"{form.kind}{form.length}",
+                tiles.batch,
+                tiles.groups,
+                tiles.channels,
+                grid.rows if form.kind == "whole" else tiles.windows * form.hop,
+                fft=form,
+                workspace_bytes=tiles.workspace_bytes,
+                packing_key=("spectrum", *form.packing, *_packing(problem)),
+                packed_bytes=tiles.packed_bytes,
+                notes=(str(form),),
+            )
+        )
     smallest = min(plans, key=lambda plan: plan.workspace_bytes)
     return [plan for plan in plans if plan.workspace_bytes <= limit] or [smallest]
-
-
-def _fft_plan(
-    problem: Problem, device: DeviceSpec, limit: int, real: RealShape, grid: RowGrid, form: FftForm
-) -> CpuPlan:
-    phases, workers = len(problem.phases.active), _workers(device)
-    outputs = real.c_out // problem.c_out_group
-    filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows
-    packed = filters * form.bins * 2 * real.item
-    tables = 4 * form.bins * real.item if form.split else 0
-    # some filters at a time, their windows and the spectra of those
-    at_once = min(form.filters_at_once(phases, real.item), problem.groups * real.c_in * real.c_out)
-    packing = at_once * phases * (form.filter_samples + 2 * form.tap_windows * form.bins) * workers * real.item
-    cells = FFT_CELLS
-    while True:
-        tile = _fft_tile(problem, real, form, cells, workers)
-        batch_tile, group_tile, channel_tile, windows = tile
-        signals = real.planes * batch_tile * group_tile
-        x_windows = windows if form.kind == "blocks" else 1
-        inputs = signals * real.c_in * x_windows
-        results = signals * channel_tile * outputs * windows * phases
-        sums = 3 if 1 < real.c_in < MATRIX_CHANNELS else 2
-        reals = inputs * (form.length + 4 * form.bins) + results * (form.length + 2 * (sums - 1) * form.bins)
-        if real.converted:
-            reals += signals * (
-                real.c_in * form.length + 2 * channel_tile * outputs * form.hop * windows * problem.stride
-            )
-        workspace = packed + tables + max(packing, reals * real.item * workers)
-        if workspace <= limit or tile == _fft_tile(problem, real, form, 1, workers):
-            break
-        cells //= 2
-    return CpuPlan(
-        "fft",
-        f"{form.kind}{form.length}",
-        batch_tile,
-        group_tile,
-        channel_tile,
-        grid.rows if form.kind == "whole" else windows * form.hop,
-        fft=form,
-        workspace_bytes=workspace,
-        packing_key=("spectrum", *form.packing, *_packing(problem)),
-        packed_bytes=packed,
-        notes=(str(form),),
-    )
-
-
-def _fft_tile(problem: Problem, real: RealShape, form: FftForm, cells: int, workers: int) -> tuple[int, int, int, int]:
-    """(batch_tile, group_tile, channel_tile, windows of a tile): near `cells` results, and work for every core."""
-    phases, windows = len(problem.phases.active), max(form.windows, 1)
-    outputs = real.c_out // problem.c_out_group
-    source, result = form.length * real.c_in * real.planes, form.length * phases * outputs * real.planes
-    per_window = source if form.kind == "blocks" else 0
-    channel_tile = ceil_div(
-        problem.c_out_group, ceil_div(problem.c_out_group, max(cells - source, source, result) // result)
-    )
-    extents = [windows, problem.groups, problem.batch, problem.c_out_group]
-    sizes = fit(cells, (windows, per_window + channel_tile * result), (problem.groups, 1), (problem.batch, 1))
-    sizes.append(channel_tile)
-    if channel_tile < problem.c_out_group:
-        sizes[1] = 1
-    lanes = 1 if form.split else VECTOR_BYTES // real.item
-    busy = prod(extents) * result > PARALLEL_POINTS
-    # one dimension is cut to suit the lanes and the cores: the first that is cut already, or that can be
-    cut = [axis for axis in range(4) if sizes[axis] < extents[axis]]
-    able = [axis for axis in (2, 1, 0, 3) if extents[axis] > 1 and not (axis == 3 and sizes[1] > 1)]
-    if (cut or able) and busy:
-        axis = (cut or able)[0]
-        others = prod(ceil_div(extents[i], sizes[i]) for i in range(4) if i != axis)
-        sizes[axis] = _even(extents[axis], sizes[axis], lanes, others, workers)
-    return sizes[2], sizes[1], sizes[3], sizes[0]
-
-
-def _even(extent: int, most: int, lanes: int, others: int, workers: int) -> int:
-    """The size, at most `most`, of tiles that keep the workers busy for the shortest time, in multiples of `lanes`.
-
-    A call of a transform for a tile costs about as much as half a lane of it; `others` is how often the tiles come.
-    """
-
-    def time(size: int) -> float:
-        rounds = ceil_div(ceil_div(extent, size) * others, workers)
-        return rounds * (ceil_div(size, lanes) * lanes + 0.5 * lanes)
-
-    multiples = range(most // lanes * lanes, most // 8, -lanes)
-    best: int = min((most, *multiples, *range(min(most, lanes), 0, -1)), key=time)
-    return best
 
 
 def why_not(problem: Problem, method: str) -> str | None:

@@ -22,9 +22,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from cupy_convt.core.plan_cpu import MATRIX_CHANNELS, CpuPlan
+from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
 from cupy_convt.core.transforms_cpu import FftForm
 from cupy_convt.engines.cpu_arrays import Pieces
 from cupy_convt.engines.cpu_threads import Array, Scratch, cores, for_each

@@ -78,7 +78,9 @@ def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
 def cpu_seconds(sample: Any, constants: Any) -> float:
     """The CPU's model."""
     problem, plan, device = sample
-    return cost_cpu.seconds(problem, plan, device, constants)
+    return cost_cpu.seconds(problem, plan, device, constants) + cost_cpu.packing_seconds(
+        problem, plan, device, constants
+    )
 
 
 def fit(rows: Sequence[Row], start: Any, model: Model) -> Any:

@@ -118,6 +118,7 @@ class Explanation:
             "flops": problem.flops,
             "workspace_bytes": self.workspace_bytes,
             "workspace_limit": choice.workspace_limit,
+            "weight_kept": choice.kept,
             "candidates": [self._candidate(row) for row in choice.ranking],
         }
 
@@ -152,7 +153,7 @@ class Explanation:
         lines = [
             f"{problem}",
             f"on {choice.device.name}: {format_bytes(problem.bytes)} to move, {problem.flops:.3g} flop, "
-            f"floor {format_seconds(floor)}",
+            f"floor {format_seconds(floor)}; {'the weight is kept packed' if choice.kept else 'times include packing'}",
             f"runs {self.reason}",
         ]
         table = [_HEAD, *(self._row(row) for row in choice.ranking)]

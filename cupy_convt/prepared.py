@@ -131,14 +131,14 @@ class _Call:
 _calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
 
 
-def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry) -> Choice:
-    """What runs here and now.
+def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry, *, kept: bool = False) -> Choice:
+    """What runs here and now, for a prepared operator when the packed weight is `kept`.
 
     Raises:
         ValueError: the method asked for cannot take the problem.
     """
     limit, tuned = current_limit(), tuned_for(device)
-    return choose(problem, device, geometry.method, limit, geometry.batch_invariant, tuned)
+    return choose(problem, device, geometry.method, limit, geometry.batch_invariant, tuned, kept)
 
 
 def problems_met(device: DeviceSpec) -> list[Problem]:
@@ -166,7 +166,7 @@ class Operator:
         self._keep = keep
         self._packed: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         traits = [(array.shape, array.dtype) for array in (weight, bias) if array is not None]
-        self._fixed = (geometry, *traits)
+        self._fixed = (keep, geometry, *traits)
 
     def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
         """The transposed convolution of x; `output_size` overrides that of the geometry.
@@ -201,7 +201,7 @@ class Operator:
         operand = Operand(tuple(x_shape), dtype or self.weight.dtype.name)
         problem = make_problem(self.geometry, operand, operand_of(self.weight), operand_of(self.bias))
         engine = engine_of(array_kind("weight", self.weight))
-        return Explanation(chosen(problem, engine.device(), self.geometry))
+        return Explanation(chosen(problem, engine.device(), self.geometry, kept=self._keep))
 
     def _decide(self, kind: str, complaint: str | None, geometry: Geometry, x: Any) -> _Call:
         """Every refusal and the choice, remembered by what they depend on."""
@@ -217,7 +217,7 @@ class Operator:
         if problem.has_bias and is_complex(self.bias.dtype.name) and not is_complex(problem.out_dtype):
             self.weight = self.weight.astype(self.bias.dtype)  # a real product with a complex bias: rare, so promoted
             problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias))
-        choice = chosen(problem, device, geometry) if problem.batch else None
+        choice = chosen(problem, device, geometry, kept=self._keep) if problem.batch else None
         call = _Call(engine, problem, choice, problem.out_shape if x.ndim == 3 else problem.out_shape[1:])
         _calls[key] = call
         if len(_calls) > _CALLS:

@@ -97,7 +97,8 @@ def precompile(problems: Iterable[Mapping[str, Any]], *, device: str = "cuda") -
         for arguments in problems:
             problem, geometry = problem_of(arguments)
             if problem.batch:
-                engine.ready(chosen(problem, engine.device(), geometry).plan)
+                for kept in (False, True):
+                    engine.ready(chosen(problem, engine.device(), geometry, kept=kept).plan)
 
 
 @contextmanager
@@ -176,8 +177,8 @@ def measure_all(
 
 
 def measure(engine: Engine, problem: Problem, seconds: float, timer: Timer) -> dict[str, float]:
-    """Median seconds of every plan of a problem that is worth it."""
-    choice = choose(problem, engine.device(), workspace_limit=current_limit())
+    """Median seconds of every plan of a problem that is worth it, its weight packed already."""
+    choice = choose(problem, engine.device(), workspace_limit=current_limit(), kept=True)
     rows = [row for row in choice.ranking if row.plan is not None and row.plan.workspace_bytes <= current_limit()]
     plans = [row.plan for row in rows if row.plan and row.seconds and row.seconds <= HOPELESS * choice.seconds]
     arrays = _arrays(engine, problem)
@@ -206,7 +207,7 @@ def _call(engine: Engine, problem: Problem, plan: AnyPlan, arrays: tuple[Any, An
 
     def call() -> None:
         packed = None
-        if plan.packing_key and not engine.device().is_cpu:
+        if plan.packing_key:
             if not kept:
                 kept.append(engine.pack(problem, plan, weight))
             packed = kept[0]

@@ -21,8 +21,12 @@ Choices = dict[str, str]
 
 
 def chosen(device: str) -> Choices:
-    """Plan of every layer, in its own dtype and at its full size."""
-    return {layer.name: choose(layer.problem(), PRESETS[device]).plan.name for layer in workloads.load(full=True)}
+    """Plan of every layer, in its own dtype and at its full size, and of a prepared operator where that is another."""
+    found = {}
+    for layer in workloads.load(full=True):
+        once, kept = (choose(layer.problem(), PRESETS[device], kept=kept).plan.name for kept in (False, True))
+        found[layer.name] = once if once == kept else f"{once}, prepared {kept}"
+    return found
 
 
 def differences(device: str, was: Choices, now: Choices) -> list[str]:

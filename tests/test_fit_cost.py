@@ -126,7 +126,7 @@ def test_constants_are_written_where_they_live() -> None:
     assert fit_cost.rewritten(new, changed, 'a "quoted" run') == new
     with pytest.raises(ValueError, match="expected the class Toy, got none"):
         fit_cost.rewritten(text, Toy(), "")
-    with pytest.raises(ValueError, match="direct_call: expected one line of Constants, got 0"):
+    with pytest.raises(ValueError, match="convert: expected one line of Constants, got 0"):
         fit_cost.rewritten("class Constants:\n    pass\n\n\nx = 1\n", changed, "")
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.workloads import load
-from cupy_convt.core.cost_cpu import seconds
+from cupy_convt.core.cost_cpu import packing_seconds, seconds
 from cupy_convt.core.device import preset
-from cupy_convt.core.plan_cpu import METHODS, candidates, why_not
+from cupy_convt.core.dispatch import choose
+from cupy_convt.core.plan_cpu import METHODS, CpuPlan, candidates, why_not
 from cupy_convt.core.problem import DTYPES, Problem
 from cupy_convt.core.rows_cpu import row_grid
 
@@ -97,3 +98,18 @@ def test_packed_weights_are_shared_between_lengths() -> None:
     other = replace(long, p_left=41)
     keys = [{p.name: p.packing_key for p in candidates(q, CPU, LIMIT)} for q in (short, long, other)]
     assert keys[0]["gemm/toeplitz16"] == keys[1]["gemm/toeplitz16"] != keys[2]["gemm/toeplitz16"]
+
+
+def test_a_kept_weight_is_not_paid_for_again() -> None:
+    """A short input: unprepared, the plan that wants no packing; prepared, the one with the fewest products."""
+    problem = Problem(1, 512, 250, 256, 16, 8, p_left=4, p_right=4)
+    once, kept = choose(problem, CPU), choose(problem, CPU, kept=True)
+    assert not once.kept and kept.kept
+    assert isinstance(once.plan, CpuPlan) and isinstance(kept.plan, CpuPlan)
+    assert kept.plan.form is not None and kept.plan.form.points > 1
+    assert kept.seconds < once.seconds
+    times = [{row.name: row.seconds for row in choice.ranking} for choice in (once, kept)]
+    for plan in candidates(problem, CPU, LIMIT):
+        difference = (times[0][plan.name] or 0) - (times[1][plan.name] or 0)
+        assert difference == pytest.approx(packing_seconds(problem, plan, CPU), abs=1e-12)
+        assert (difference > 0) == (plan.packed_bytes > 0)

@@ -11,7 +11,7 @@ from cupy_convt.core.problem import Problem
 
 
 def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float:
-    """Predicted time of one call, without packing the weight when the plan keeps it packed."""
+    """Predicted time of one call, without packing the weight."""
     if isinstance(plan, CpuPlan):
         return cost_cpu.seconds(problem, plan, device)
     if plan.variant.startswith("implicit/"):
@@ -23,6 +23,13 @@ def seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float
     if plan.variant.startswith("fused block"):
         return cost_fft_block.seconds(problem, plan, device)
     return cost_gpu.seconds(problem, plan, device)
+
+
+def packing_seconds(problem: Problem, plan: Plan | CpuPlan, device: DeviceSpec) -> float:
+    """Predicted time of packing the weight for a plan, which a call without a kept one does first."""
+    if isinstance(plan, CpuPlan):
+        return cost_cpu.packing_seconds(problem, plan, device)
+    return cost_gpu.packing_seconds(problem, plan, device)
 
 
 def floor_seconds(problem: Problem, device: DeviceSpec) -> float:

@@ -31,6 +31,7 @@ PROVENANCE = "runs of benchmarks.run --all-methods before the committed one: AMD
 class Constants:
     """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
 
+    convert: float = 3e-10
     direct_call: float = 5.3e-05
     direct_element: float = 7.6e-10
     direct_loop: float = 6.9e-09
@@ -75,11 +76,20 @@ FITTED = Constants()
 
 
 def seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
-    """Predicted seconds of one unprepared call."""
+    """Predicted seconds of one call whose weight is packed already."""
     real, grid = RealShape.of(problem), row_grid(problem)
     product = _phases if plan.form else _toeplitz if plan.block else _dense
     model = {"direct": _direct, "fft": _fft}.get(plan.method, product)
     return model(problem, plan, device, real, grid, constants)
+
+
+def packing_seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
+    """Predicted seconds of packing the weight, which a call that is handed none does first."""
+    if plan.fft:
+        return _fft_packing(problem, plan, device, RealShape.of(problem), constants)
+    each = constants.phases_pack if plan.form else constants.toeplitz_pack if plan.block else constants.convert
+    item = RealShape.of(problem).item
+    return plan.packed_bytes / item * each * (item / 4) / (device.multiprocessors if plan.form else 1)
 
 
 def _outputs(problem: Problem, real: RealShape) -> int:
@@ -137,8 +147,7 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     rate *= depth / (depth + c.phases_half_depth) * width / (width + c.phases_half_width)
     each = columns * (min(cuts, device.multiprocessors) * depth * c.phases_input + width * c.phases_result)
     each = each * _passes(real) + tiles * c.phases_tile
-    packing = plan.packed_bytes / real.item * c.phases_pack
-    return c.phases_call + 2.0 * columns * depth * width / rate + (each + packing) / device.multiprocessors
+    return c.phases_call + 2.0 * columns * depth * width / rate + each / device.multiprocessors
 
 
 def _toeplitz(
@@ -156,8 +165,7 @@ def _toeplitz(
     outputs = blocks * width * real.c_out
     each = (blocks * window * c.toeplitz_copy + outputs * c.toeplitz_output) * _passes(real)
     each += products * c.toeplitz_product
-    packing = plan.packed_bytes / real.item * c.toeplitz_pack
-    return c.toeplitz_call + packing + 2.0 * outputs * window / rate + each / device.multiprocessors
+    return c.toeplitz_call + 2.0 * outputs * window / rate + each / device.multiprocessors
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -180,23 +188,34 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
     each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
     each = each * form.length + (inputs + results) * c.fft_loop
-    filters = problem.groups * real.c_in * real.c_out * phases * form.tap_windows * form.length
-    at_once = form.filters_at_once(phases, real.item)
-    packing = filters * (_lanes(form, at_once * phases * form.tap_windows, real, c) * point + c.fft_pack)
-    parts = ceil_div(problem.groups * real.c_in * real.c_out, at_once)
-    cores = device.multiprocessors
-    busy = min(cores, max(tiles, 1))
-    total = packing / min(cores, parts) * real.item / 4
+    busy = min(device.multiprocessors, max(tiles, 1))
+    total = 0.0
     if real.c_in < MATRIX_CHANNELS:
         each += results * form.length * real.c_in * c.fft_product
     else:
         total += 4.0 * results * form.length * real.c_in / (c.fft_matrix_rate * _scale(real, device))
         # products of few rows read the spectra at the speed of memory
-        total += 2.0 * filters * real.item / device.bandwidth * max(1, tiles // max(cuts, 1))
+        total += (
+            2.0 * _filter_points(problem, form, real) * real.item / device.bandwidth * max(1, tiles // max(cuts, 1))
+        )
     each *= real.item / 4
     if real.converted:
         each += _outputs(problem, real) * c.fft_convert
     return c.fft_call + total + (each + tiles * c.fft_tile) / busy
+
+
+def _filter_points(problem: Problem, form: FftForm, real: RealShape) -> int:
+    phases = len(problem.phases.active)
+    return problem.groups * real.c_in * real.c_out * phases * form.tap_windows * form.length
+
+
+def _fft_packing(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, c: Constants) -> float:
+    form, phases = plan.fft, len(problem.phases.active)
+    assert form is not None
+    at_once = form.filters_at_once(phases, real.item)
+    point = _lanes(form, at_once * phases * form.tap_windows, real, c) * c.fft_point * log2(form.length) + c.fft_pack
+    parts = ceil_div(problem.groups * real.c_in * real.c_out, at_once)
+    return _filter_points(problem, form, real) * point / min(device.multiprocessors, parts) * real.item / 4
 
 
 def _lanes(form: FftForm, signals: int, real: RealShape, c: Constants) -> float:

@@ -60,7 +60,8 @@ class Candidate:
 class Choice:
     """The plan that will run and the ranking it comes from, fastest first.
 
-    `by_item`: the plan is for one item of the batch and runs once for each.
+    `by_item`: the plan is for one item of the batch and runs once for each. `kept`: times are of calls whose weight is
+    packed already, as a prepared operator's is; otherwise they include the packing.
     """
 
     problem: Problem
@@ -70,6 +71,7 @@ class Choice:
     plan: AnyPlan
     ranking: tuple[Candidate, ...]
     by_item: bool = False
+    kept: bool = False
 
     @property
     def method(self) -> str:
@@ -108,9 +110,9 @@ def _time(pair: tuple[float, AnyPlan]) -> float:
 
 
 def _timed(
-    problem: Problem, device: DeviceSpec, limit: int, tuned: Tuned | None
+    problem: Problem, device: DeviceSpec, limit: int, tuned: Tuned | None, kept: bool
 ) -> tuple[list[tuple[float, AnyPlan]], list[Candidate]]:
-    """Every plan with its time, and the methods that have none."""
+    """Every plan with its time, and the methods that have none; measurements correct the calls, not the packing."""
     timed: list[tuple[float, AnyPlan]] = []
     refused: list[Candidate] = []
     for name in METHODS:
@@ -120,10 +122,12 @@ def _timed(
             refused.append(Candidate(name, None, None, why))
     measured = {} if tuned is None else tuned.times(problem)
     if measured:
-        predicted, _ = _timed(representative(problem), device, limit, None)
+        predicted, _ = _timed(representative(problem), device, limit, None, True)
         corrections = Corrections.of(measured, {plan.name: time for time, plan in predicted})
         if corrections is not None:
             timed = [(time * corrections.factor(plan.method, plan.name), plan) for time, plan in timed]
+    if not kept:
+        timed = [(time + cost.packing_seconds(problem, plan, device), plan) for time, plan in timed]
     return timed, refused
 
 
@@ -135,19 +139,21 @@ def choose(
     workspace_limit: int = DEFAULT_WORKSPACE_LIMIT,
     batch_invariant: bool = False,
     tuned: Tuned | None = None,
+    kept: bool = False,
 ) -> Choice:
     """Pick the plan of least predicted time among those within the workspace limit.
 
     The ranking holds every method whichever was asked for; `method` restricts only what may be picked.
     `batch_invariant`: an item of the batch gets the bits that it would get alone. `tuned`: measurements of the device,
-    which correct the predictions.
+    which correct the predictions. `kept`: the weight is packed already, or will be used often enough for that not to
+    count.
 
     Raises:
         ValueError: the method asked for cannot take the problem, or only with more workspace than the limit.
     """
     if batch_invariant:
-        return _for_any_batch(problem, device, method, workspace_limit, tuned)
-    timed, refused = _timed(problem, device, workspace_limit, tuned)
+        return _for_any_batch(problem, device, method, workspace_limit, tuned, kept)
+    timed, refused = _timed(problem, device, workspace_limit, tuned, kept)
     how = "predicted" if tuned is None or not tuned.times(problem) else "tuned"
     timed.sort(key=_time)
     allowed = [pair for pair in timed if pair[1].workspace_bytes <= workspace_limit]
@@ -158,18 +164,20 @@ def choose(
     if not eligible:
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in ranking if row.method == method)
         raise ValueError(f"method: expected one that can take {problem}, got {method!r} ({reasons})")
-    return Choice(problem, device, method, workspace_limit, eligible[0][1], tuple(ranking))
+    return Choice(problem, device, method, workspace_limit, eligible[0][1], tuple(ranking), kept=kept)
 
 
-def _for_any_batch(problem: Problem, device: DeviceSpec, method: str, limit: int, tuned: Tuned | None) -> Choice:
+def _for_any_batch(
+    problem: Problem, device: DeviceSpec, method: str, limit: int, tuned: Tuned | None, kept: bool
+) -> Choice:
     """The plan that an item would take alone, whatever the batch.
 
     A plan of a known order of sums gives way to the fastest one of that order for the whole batch. Any other runs once
     for each item, since libraries choose their order by the size of what they are handed.
     """
-    item = choose(replace(problem, batch=1), device, method, limit, tuned=tuned)
+    item = choose(replace(problem, batch=1), device, method, limit, tuned=tuned, kept=kept)
     together: dict[str, tuple[float, AnyPlan]] = {}
-    for time, plan in _timed(problem, device, limit, tuned)[0]:
+    for time, plan in _timed(problem, device, limit, tuned, kept)[0]:
         if plan.sum_order and plan.workspace_bytes <= limit:
             together[plan.sum_order] = min(together.get(plan.sum_order, (time, plan)), (time, plan), key=_time)
     rows: dict[AnyPlan | None, Candidate] = {}
@@ -186,4 +194,4 @@ def _for_any_batch(problem: Problem, device: DeviceSpec, method: str, limit: int
             rows[row.plan] = Candidate(row.method, row.plan, problem.batch * row.seconds, reason)
     plan = ran.get(item.plan, item.plan)
     by_item = item.plan not in ran
-    return Choice(problem, device, method, limit, plan, tuple(rows.values()), by_item)
+    return Choice(problem, device, method, limit, plan, tuple(rows.values()), by_item, kept)

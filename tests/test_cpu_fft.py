@@ -27,6 +27,7 @@ LIMIT = 256 << 20
 SIZES = {
     "whole": Problem(1, 1, 9000, 1, 9000),
     "causal": Problem(2, 3, 5000, 3, 5000, groups=3, p_right=4999),
+    "one transform on all cores": Problem(1, 1, 150_000, 1, 120_000),
     "two phases": Problem(1, 1, 6000, 1, 20_001, 2, p_left=777),
     "three phases": Problem(1, 2, 20_000, 1, 9001, 3),
     "seven phases": Problem(1, 1, 3000, 1, 30_000, 7, p_left=11, p_right=5),

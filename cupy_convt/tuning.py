@@ -2,8 +2,8 @@
 """Measured choices: time the plans of some problems on this device, and remember it.
 
 Plans take turns, so that whatever else the machine does meets all of them alike; their medians are kept by size class
-(core/size_class.py). A CPU plan is timed with packing the weight, as an unprepared call has it, a GPU plan without, by
-events around it: as the cost model counts them.
+(core/size_class.py). Weights are packed before: what packing takes is predicted, and added where a call has to do it.
+GPU plans are timed by events around them.
 """
 
 from __future__ import annotations

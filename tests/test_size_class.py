@@ -79,8 +79,8 @@ def test_what_was_measured_decides_for_the_whole_class_and_for_no_other(device: 
 
 def test_measurements_that_agree_with_the_predictions_change_nothing() -> None:
     spec = PRESETS["cpu"]
-    predicted = {row.name: row.seconds for row in choose(representative(LAYER), spec).ranking if row.seconds}
+    predicted = {row.name: row.seconds for row in choose(representative(LAYER), spec, kept=True).ranking if row.seconds}
     tuned = Tuned({size_class(LAYER): {name: 3 * seconds for name, seconds in predicted.items()}})
-    with_it, without = choose(LAYER, spec, tuned=tuned), choose(LAYER, spec)
+    with_it, without = choose(LAYER, spec, tuned=tuned, kept=True), choose(LAYER, spec, kept=True)
     assert with_it.plan == without.plan
     assert with_it.seconds == pytest.approx(3 * without.seconds)

@@ -134,13 +134,16 @@ struct Cargo {
   }
   CT_DEV void store(InputRing& ring) {
     ring.wait_empty();
+    const T zero = ct_cvt<T>(0.f);
+    if (channels < BK) {
+#pragma unroll
+      for (int k = 0; k < BK; ++k)
+        if (k >= channels) units[k / CHANNELS].v[k % CHANNELS] = zero;
+    }
 #pragma unroll
     for (int unit = 0; unit < UNITS; ++unit) {
 #pragma unroll
-      for (int k = 0; k < CHANNELS; ++k) {
-        T value = units[unit].v[k];
-        units[unit].v[k] = unit * CHANNELS + k < channels ? rounded(value) : ct_cvt<T>(0.f);
-      }
+      for (int k = 0; k < CHANNELS; ++k) units[unit].v[k] = rounded(units[unit].v[k]);
       ct_st16(reinterpret_cast<T*>(ring.buffer() + (unit * PLACES + place()) * 16), units[unit]);
     }
     fence_proxy_async();

@@ -24,16 +24,22 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
       T* run = stage.row(channel, first.n) + t;
       int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR);
       int e = (i % pieces * team + threadIdx.x % team) * OUT - askew;
-      // -0 is what adding changes nothing
+      // adding -0 changes nothing
       float bias = output.bias ? ct_acc(ct_ld(output.bias + stage.rows.first_channel + channel)) : -0.f;
-      ct_unit<T> unit;
+      float sums[OUT];
 #pragma unroll
       for (int k = 0; k < OUT; ++k) {
-        if (e + k < begin || e + k >= end) continue;
-        float sum = ct_ld(stage.at(channel, source + e + k)) + bias;
-        unit.v[k] = ct_cvt<T>(ct_activate(sum, output.activation, output.slope));
+        sums[k] = bias;
+        if (e + k >= begin && e + k < end) sums[k] += ct_ld(stage.at(channel, source + e + k));
       }
-      if (e >= begin && e + OUT <= end && ct_is_aligned16(run + e)) {
+      if (output.activation != CT_IDENTITY) {
+#pragma unroll
+        for (int k = 0; k < OUT; ++k) sums[k] = ct_activate(sums[k], output.activation, output.slope);
+      }
+      ct_unit<T> unit;
+#pragma unroll
+      for (int k = 0; k < OUT; ++k) unit.v[k] = ct_cvt<T>(sums[k]);
+      if (e >= begin && e + OUT <= end) {
         ct_st16(run + e, unit);
       } else {
 #pragma unroll

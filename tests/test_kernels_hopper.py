@@ -171,7 +171,7 @@ def test_tf32_operands_are_rounded_not_cut() -> None:
 #: Edits of the source, and what the checks then say.
 BUGS = {
     "no proxy fence behind the stores of x": ("    fence_proxy_async();\n", "", "missing fence.proxy.async"),
-    "x stored before its buffer is free": ("    ring.wait_empty();\n#pragma", "#pragma", "race: read by wgmma"),
+    "x stored before its buffer is free": ("    ring.wait_empty();\n    const T", "    const T", "race: read by wgmma"),
     "weights not waited for": ("        w.wait_full();\n", "", "shared"),
     "x not waited for": ("      x.wait_full();\n", "", "shared"),
     "buffers given back before the products are done": ("        wgmma_wait<1>();\n", "", "race"),

@@ -266,7 +266,8 @@ def test_x_is_read_about_once_and_the_result_written_once(
     spectra = plan.steps[0].grid * block.neighbours * len(p.phases.active) * block.points * 8
     assert stats.argument(1).load_sectors * SECTOR <= 1.07 * spectra
     load, store = stats.shared_load, stats.shared_store
-    conflicts = 1.1 if log > 8 else 1.4  # few threads a block meet the irregular groups of low frequencies
+    # of 16 threads those with the lowest frequencies meet, which counts where a block has few
+    conflicts = 1.1 if log > 9 else 1.15 if log == 9 else 1.4
     assert load.wavefronts <= conflicts * load.wavefronts_min
     assert store.wavefronts <= conflicts * store.wavefronts_min
 

@@ -17,7 +17,7 @@ from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
 from cupy_convt.engines import cpu_threads
 from cupy_convt.engines.cpu import CpuEngine, reference
-from cupy_convt.engines.cpu_arrays import convert
+from cupy_convt.engines.cpu_arrays import convert, copy_runs
 
 ENGINE = CpuEngine()
 LIMIT = 256 << 20
@@ -239,6 +239,16 @@ def test_half_conversions_are_exact() -> None:
         assert np.isnan(out[nans].astype(np.float32)).all()
         nearest_even = (raw + 0x7FFF + (raw >> 16 & 1)) >> 16
         np.testing.assert_array_equal(out.view(np.uint16)[~nans], nearest_even[~nans])
+
+
+def test_runs_are_copied_as_items_without_change() -> None:
+    source = np.arange(6 * 5 * 12, dtype=np.float32).reshape(6, 5, 12)
+    source[0, 0, 0] = np.nan
+    for begin, end in ((0, 5), (3, 4), (2, 12)):
+        home = np.zeros((6, 5, 14), np.float32)
+        copy_runs(source[..., begin:end], home[..., 1 : 1 + end - begin])
+        np.testing.assert_array_equal(home[..., 1 : 1 + end - begin], source[..., begin:end])
+        assert not home[..., 0].any() and not home[..., 1 + end - begin :].any()
 
 
 def test_empty_batch() -> None:

@@ -16,11 +16,24 @@ from cupy_convt.core.problem import Problem, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, Run
 from cupy_convt.engines.cpu_threads import Array, Scratch
 
+#: Elements of the longest run that is copied as one item.
+LONGEST_ITEM = 128
+
 
 def convert(source: Array, out: Array) -> None:
     """Copy between real dtypes, rounding to nearest even; bfloat16 by ml_dtypes, which every such array comes from."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         np.copyto(out, source, casting="unsafe")
+
+
+def copy_runs(source: Array, home: Array) -> None:
+    """Copy runs along the last axis, contiguous in both, each as one item: many times faster where runs are short."""
+    run, item = source.shape[-1], source.itemsize
+    if source.strides[-1] == home.strides[-1] == item and 1 < run <= LONGEST_ITEM:
+        whole = np.dtype((np.void, run * item))
+        np.copyto(home.view(whole), source.view(whole))
+    else:
+        np.copyto(home, source)
 
 
 def real_weight(problem: Problem, weight: Array) -> Array:

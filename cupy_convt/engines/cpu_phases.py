@@ -36,7 +36,7 @@ from cupy_convt.core.phases_cpu import PHASES_INNER_FROM, Form, rows_of
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape
-from cupy_convt.engines.cpu_arrays import Pieces
+from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: Numbers that the last step works on at a time, and elements of a packed weight below which one thread packs it.
@@ -44,8 +44,6 @@ _IN_CACHE = 1 << 17
 _PACKED_BY_ONE = 1 << 16
 #: d_j of both minimal filters, in terms of the four x of a window.
 _INPUT_SUMS = ((np.subtract, 0, 2), (np.add, 1, 2), (np.subtract, 2, 1), (np.subtract, 3, 1))
-#: Elements of the longest run that is copied as one item.
-_LONGEST_ITEM = 64
 
 
 # ---- weight ---------------------------------------------------------------------------------------------------------
@@ -78,7 +76,7 @@ def _pack_section(form: Form, taps: Array, section: int, out: Array, scratch: Sc
         first = (section * form.section + form.section - 1 - place) * stride
         count = min(max(taps.shape[-1] - first, 0), stride)
         if count:
-            _copy_runs(taps[..., first : first + count], home[..., :count])
+            copy_runs(taps[..., first : first + count], home[..., :count])
         home[..., count:] = 0
         return home
 
@@ -97,16 +95,6 @@ def _pack_section(form: Form, taps: Array, section: int, out: Array, scratch: Sc
         np.add(even, middle, out=even)
     np.multiply(even, half, out=even)
     np.multiply(odd, half, out=odd)
-
-
-def _copy_runs(source: Array, home: Array) -> None:
-    """Copy runs along the last axis, contiguous in both, each as one item: many times faster where runs are short."""
-    run, item = source.shape[-1], source.itemsize
-    if source.strides[-1] == home.strides[-1] == item and 1 < run <= _LONGEST_ITEM:
-        whole = np.dtype((np.void, run * item))
-        np.copyto(home.view(whole), source.view(whole))
-    else:
-        np.copyto(home, source)
 
 
 # ---- tiles ----------------------------------------------------------------------------------------------------------

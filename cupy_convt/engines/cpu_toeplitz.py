@@ -23,7 +23,7 @@ import numpy as np
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
 from cupy_convt.core.problem import Problem
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
-from cupy_convt.engines.cpu_arrays import Pieces
+from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 
@@ -140,5 +140,5 @@ def _windows(pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: BlockTile, bloc
         slab, (items, groups, blocks, real.c_in, window), (n, c * real.c_in, i * plan.block, c, i)
     )
     out = scratch.get("windows", (groups, items, blocks, real.c_in, window), pieces.dtype)
-    np.copyto(out, view.transpose(1, 0, 2, 3, 4))
+    copy_runs(view.transpose(1, 0, 2, 3, 4), out)
     return out.reshape(groups, items, blocks, real.c_in * window).transpose(1, 0, 2, 3)

@@ -163,6 +163,8 @@ class Explanation:
             start = f"{mark} {name:{widths[1]}} {text}  "
             lines += textwrap.wrap(start + reason, _WIDTH, subsequent_indent=" " * len(start))
         lines += ["  error: at most so many times s = sum |x||w| or n = sum ||x|| ||w|| of a sample, then one rounding"]
+        if self.method == "fft":
+            lines += ["  transforms: a NaN or an Inf in x reaches every sample of the windows of its row that it is in"]
         for line in _steps(choice):
             lines += textwrap.wrap(f"  {line}", _WIDTH, subsequent_indent="    ")
         return "\n".join(lines)

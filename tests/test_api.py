@@ -357,6 +357,7 @@ def test_an_explanation_is_a_table_of_a_page_width(device: str) -> None:
         rows = [line for line in lines[head + 1 :] if line[2:].startswith(("direct/", "gemm/", "fft/"))]
         assert len(rows) == sum(row.plan is not None for row in text.candidates)
         assert sum(line.startswith("* ") for line in rows) == 1
+        assert ("a NaN or an Inf" in str(text)) == (text.method == "fft")
         assert f"{text.error_bound.factor:.1e}" in next(line for line in rows if line.startswith("* "))
 
 

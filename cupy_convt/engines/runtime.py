@@ -142,8 +142,8 @@ def _bind(launch: Launch) -> tuple[Launch, list[KernelArgument], list[tuple[int,
             places.append((index, argument))
     if len(_bound) >= _BOUND_LAUNCHES:
         _bound.clear()
-    _bound[id(launch)] = launch, fixed, places
-    return _bound[id(launch)]
+    entry = _bound[id(launch)] = launch, fixed, places
+    return entry
 
 
 def _arguments(launch: Launch, arrays: Arrays) -> list[KernelArgument]:

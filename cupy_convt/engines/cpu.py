@@ -13,7 +13,7 @@ import numpy as np
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, is_complex
-from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_phases, cpu_toeplitz
+from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_fft_pack, cpu_phases, cpu_toeplitz
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
 from cupy_convt.engines.dtypes import named_dtype
@@ -69,7 +69,7 @@ class CpuEngine:
             return weight  # as it lies in memory; converted a tile at a time where it has to be
         real = real_weight(problem, weight)
         if plan.method == "fft":
-            return cpu_fft.pack(problem, plan, real)
+            return cpu_fft_pack.pack(problem, plan, real)
         if plan.form:
             return cpu_phases.pack(problem, plan, real)
         if plan.block:

@@ -209,6 +209,17 @@ def test_a_nan_stays_in_the_blocks_that_load_it() -> None:
     np.testing.assert_allclose(to_host(out)[~wrong], wanted[~wrong], atol=1e-4)
 
 
+@pytest.mark.parametrize(("stride", "taps", "l_in"), [(2, 34, 700), (1, 65, 64), (3, 90, 20)])
+def test_samples_beyond_the_response_are_the_bias_exactly(stride: int, taps: int, l_in: int) -> None:
+    p = Problem(1, 1, l_in, 1, taps, stride, p_left=-47, p_right=-61, has_bias=True)
+    bias = cases.operands(p)[2]
+    assert bias is not None
+    for plan in plans(p):
+        y = run(p, plan)
+        check(p, plan, y)
+        assert (y[..., :47] == bias[0]).all() and (y[..., -61:] == bias[0]).all()
+
+
 def test_packed_weights_are_used_again() -> None:
     p = own("several blocks")
     engine = make_engine()

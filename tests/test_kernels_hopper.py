@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from cupy_convt.core import plan_hopper
 from cupy_convt.core.device import PRESETS
@@ -21,10 +23,12 @@ from cupy_convt.core.plan_hopper import KERNEL, TILES, HopperTile
 from cupy_convt.core.problem import ITEM_BYTES, Problem
 from cupy_convt.engines.cpu import reference
 from cupy_convt.engines.source import kernel_source
+from tests import cases
 from tests import test_kernels_implicit as implicit
 from tests.emulated import compiled, empty, make_engine, to_device, to_host
 from tests.emulator.runner import EmuError, EmuModule
 from tests.test_kernels_implicit import AWKWARD, operands, problem_of, run, tolerance
+from tests.test_plan_implicit import problems
 
 ONE, THREE = (replace(PRESETS["h200"], multiprocessors=count) for count in (1, 3))
 #: Dtypes, and "tf32" for float32 operands rounded to TF32.
@@ -47,11 +51,17 @@ def candidates(problem: Problem, device: Any = ONE) -> tuple[Plan, ...]:
     return plans
 
 
-def check(problem: Problem, device: Any = ONE, run: Callable[..., tuple[Any, Any]] = run) -> None:
+def check(
+    problem: Problem,
+    device: Any = ONE,
+    run: Callable[..., tuple[Any, Any]] = run,
+    plans: tuple[Plan, ...] = (),
+) -> None:
+    """`plans`, or one for every tile."""
     x, weight, bias = operands(problem)
     want = reference(problem, x, weight, bias)
     limit = tolerance(problem, x, weight, bias, want)
-    for plan in candidates(problem, device):
+    for plan in plans or candidates(problem, device):
         got, _ = run(problem, plan)
         error = np.abs(got.astype(want.dtype) - want)
         assert (error <= limit).all(), f"{plan.name} {problem}: {np.max(error / np.maximum(limit, 1e-300)):.2f}"
@@ -62,6 +72,30 @@ def check(problem: Problem, device: Any = ONE, run: Callable[..., tuple[Any, Any
 def test_awkward_geometries(name: str, dtype: str) -> None:
     *sizes, p_left, p_right = GEOMETRIES[name]
     check(problem_of(dtype, *sizes, p_left=p_left, p_right=p_right))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", cases.GEOMETRIES)
+def test_common_geometries(name: str, dtype: str) -> None:
+    """Those that every method runs."""
+    tf32 = dtype == "tf32"
+    check(replace(cases.problem(name, "float32" if tf32 else dtype), precision="tf32" if tf32 else None))
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(problems(), st.sampled_from(DTYPES), st.booleans(), st.integers(1, 3), st.integers(0, 9))
+def test_random_geometries(problem: Problem, dtype: str, biased: bool, multiprocessors: int, seed: int) -> None:
+    """In random orders of warps, blocks and copies."""
+    name, precision = ("float32", "tf32") if dtype == "tf32" else (dtype, None)
+    problem = replace(problem, x_dtype=name, weight_dtype=name, precision=precision, has_bias=biased)
+    assume(problem.l_out > 0 and problem.macs < 2_000_000)
+    device = replace(ONE, multiprocessors=multiprocessors)
+    order = {"sched": "random", "async_mode": "random", "block_order": "random", "seed": seed}
+    plans = plan_hopper.candidates(problem, device, 1 << 30)
+    assume(plans)
+    check(problem, device, lambda p, plan: run(p, plan, **order), plans)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

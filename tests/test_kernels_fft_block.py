@@ -170,6 +170,22 @@ def test_misaligned_rows_have_the_same_bits(name: str, dtype: str) -> None:
         assert run(p, plan, shift=shift).tobytes() == aligned.tobytes()
 
 
+def test_rows_of_any_stride() -> None:
+    p = own("several blocks")
+    _, weight, bias = cases.operands(p)
+    n, c, length = p.x_shape
+    wide = to_device(cases.values(np.random.default_rng(5), (n, c + 1, length + 5), p.x_dtype))
+    one = to_device(cases.values(np.random.default_rng(6), (1, 1, length), p.x_dtype))
+    broadcast = np.lib.stride_tricks.as_strided(one, p.x_shape, (0, 0, one.strides[2]), subok=True)
+    for x in (wide[:, :0:-1, 2:-3], broadcast):
+        host = np.array(x, subok=False)
+        wanted = cases.expected(p, host, weight, bias)
+        for plan in plans(p):
+            out = empty((n, c, p.l_out + 3), p.out_dtype)[:, ::-1, 2:-1]
+            make_engine().run(p, plan, x, to_device(weight), to_device(bias), out)
+            np.testing.assert_allclose(to_host(out), wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"sched": "desc"}, {"sched": "random", "seed": 3}, {"block_order": "desc"}])
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_any_schedule_gives_the_same_bits(dtype: str, options: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cupy_convt.core import plan_implicit
-from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.implicit_tiles import TILES, Tile, tile_of
+from cupy_convt.core.device import PRESETS
+from cupy_convt.core.implicit_tiles import TILES, Tile, steps, tile_of
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import EPSILON, ITEM_BYTES, Problem, is_complex
 from cupy_convt.engines.cpu import reference
@@ -28,8 +28,6 @@ from tests.emulated import empty, make_engine, to_device, to_host
 from tests.test_plan_implicit import problems
 
 H200 = replace(PRESETS["h200"], three_tf32=True)
-#: Devices that cut every contraction of few tiles into parts, many or few.
-PARTS = [replace(H200, launch_seconds=0.0, multiprocessors=count) for count in (132, 12, 3)]
 LAYERS = json.loads((Path(__file__).parent.parent / "benchmarks" / "layers.json").read_text())
 #: Dtypes, and "tf32" for float32 operands rounded to TF32.
 DTYPES = (*TILES, "tf32")
@@ -60,10 +58,10 @@ def tolerance(problem: Problem, x: Any, weight: Any, bias: Any, want: Any) -> An
     return ((4 + sqrt(terms)) * EPSILON[problem.accumulator] + product) * sizes + rounding * np.abs(want) + subnormal
 
 
-def candidates(problem: Problem, device: DeviceSpec = H200) -> list[Plan]:
+def candidates(problem: Problem) -> list[Plan]:
     """The plans of the arithmetic that is asked for."""
-    plans = plan_implicit.candidates(problem, device, 1 << 30)
-    assert plans, plan_implicit.why_not(problem, device)
+    plans = plan_implicit.candidates(problem, H200, 1 << 30)
+    assert plans, plan_implicit.why_not(problem, H200)
     return [plan for plan in plans if problem.precision != "tf32" or "/tf32" in plan.variant]
 
 
@@ -136,9 +134,12 @@ def test_common_geometries(name: str, dtype: str):
 
 
 def in_parts(problem: Problem) -> list[Plan]:
-    """The plans whose contraction is cut into parts."""
-    found = {plan.name: plan for device in PARTS for plan in candidates(problem, device) if plan.workspaces}
-    return list(found.values())
+    """The plans whose contraction is cut into the least, a middling and the greatest number of parts."""
+    whole = steps(problem)
+    counts = [parts for parts in range(2, whole + 1) if whole % parts == 0]
+    chosen = sorted({counts[0], counts[len(counts) // 2], counts[-1]}) if counts else []
+    found = dict.fromkeys(tile_of(problem, plan) for plan in candidates(problem))
+    return [plan_implicit.plan_of(problem, tile, parts) for tile in found for parts in chosen]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -175,8 +176,8 @@ def test_bits_of_an_item_do_not_depend_on_the_batch():
         engine.run(problem, plan, to_device(x), to_device(weight), to_device(bias), out)
         return to_host(out)
 
-    for plan in candidates(problem, PARTS[0]):
-        twins = [other for other in candidates(alone, PARTS[0]) if other.sum_order == plan.sum_order]
+    for plan in candidates(problem) + in_parts(problem):
+        twins = [other for other in candidates(alone) + in_parts(alone) if other.sum_order == plan.sum_order]
         assert plan.sum_order and twins
         together = result(problem, plan, x)
         for twin in twins:

@@ -33,7 +33,7 @@ GEOMETRIES = {
     "groups": (18, 9, 6, 3, 1, 3, 2, 1),
     "K < s": (8, 2, 2, 5, 1, 1, 0, -3),
     "s = 1": (17, 5, 7, 1, 1, 1, 3, 3),
-    "dilated, coprime": (8, 4, 5, 2, 3, 1, 2, 1),
+    "dilated, coprime": (8, 4, 7, 5, 3, 1, 2, 1),
     "dilated, common factor": (9, 4, 5, 4, 6, 1, 5, 3),
     "extended by zeros": (8, 2, 4, 3, 1, 1, -40, -25),
     "many taps": (8, 1, 400, 7, 1, 1, 60, 70),

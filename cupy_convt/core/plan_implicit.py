@@ -110,7 +110,7 @@ def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tu
     plans = []
     for tile in tiles(problem, device):
         if shared_bytes(problem, tile) <= device.shared_bytes:
-            plans += [_plan(problem, tile, parts) for parts in sorted({1, item_parts(problem, tile, device)})]
+            plans += [plan_of(problem, tile, parts) for parts in sorted({1, item_parts(problem, tile, device)})]
     return tuple(plan for plan in plans if plan.workspace_bytes <= workspace_limit)
 
 
@@ -194,7 +194,8 @@ def _way_out(problem: Problem, tile: Tile) -> tuple[Argument, ...]:
     return (*(I32(n) for n in numbers), *epilogue(problem))
 
 
-def _plan(problem: Problem, tile: Tile, parts: int) -> Plan:
+def plan_of(problem: Problem, tile: Tile, parts: int) -> Plan:
+    """The plan of a tile, its contraction in so many equal parts."""
     rows = split(problem, tile)
     packed = Workspace("tiles", packed_count(problem, tile), problem.weight_dtype)
     geometry = (problem.weight_shape, problem.groups, problem.stride, problem.dilation, problem.weight_dtype)

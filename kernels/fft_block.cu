@@ -5,12 +5,12 @@
 // each residue class its spectrum is multiplied by that of the class's taps, transformed back, and what did not wrap
 // around is staged at its interleaved place. So x is read once and the result written once, in runs.
 //
-// Thread mapping: M/E threads a block of overlap-save (radix.cuh), enough of them for two warps.
+// Thread mapping: M/E threads a block of overlap-save (radix.cuh), as many blocks as make two warps.
 // Block mapping, fastest first: tile of neighbouring overlap-save blocks, output channel, n; all in blockIdx.x.
 // Preconditions: time stride 1 in x and out; one input channel a group; the block length suffices for step and taps; no
 // tanh on halves, which would be rounded twice.
 #include "interleave.cuh"
-#include "radix.cuh"
+#include "pairs.cuh"
 #ifndef CONVT_X
 #error "CONVT_X: element type of x"
 #endif

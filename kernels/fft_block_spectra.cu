@@ -5,10 +5,10 @@
 // filter, each pair of frequencies keeps the spectra of the even and of the odd samples, pair 0 of rank 0 those of
 // frequencies 0 and M/2, which are real. The factor of the transforms there and back is divided out here.
 //
-// Thread mapping: M/E threads a filter, enough filters for two warps.
+// Thread mapping: M/E threads a filter, as many filters as make two warps.
 // Block mapping: tile of filters.
 // Preconditions: filters contiguous, as long as the block.
-#include "radix.cuh"
+#include "pairs.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type of the filters"
 #endif

@@ -10,15 +10,12 @@ import pytest
 
 from cupy_convt.core import plan_fft_block
 from cupy_convt.core.device import PRESETS
-from cupy_convt.core.launch import Launch, Plan
+from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import EPSILON, ITEM_BYTES, Problem, is_complex
-from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import GpuEngine, _run
+from cupy_convt.engines.runtime import GpuEngine
 from tests import cases
 from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
-from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, over, to_device, to_host
-from tests.emulator.counters import LaunchStats
-from tests.emulator.memory import Lazy
+from tests.emulated import empty, make_engine, to_device, to_host
 
 H200 = PRESETS["h200"]
 LIMIT = 256 << 20
@@ -258,71 +255,3 @@ def test_roots_are_rounded_once(dtype: str) -> None:
     wanted = np.exp(-1j * np.pi * (reversed_bits / 1024).astype(np.longdouble))
     error = np.abs(to_host(packed.buffers["roots"]) - wanted)
     assert error.max() < (0.75 if dtype == "float32" else 1.5) * EPSILON[dtype]
-
-
-# ---- traffic --------------------------------------------------------------------------------------------------------
-
-#: (log2 of the points, stride, taps, L_in), aligned; the last stages its residues in two runs
-TRAFFIC = [(7, 1, 33, 2048), (8, 2, 130, 4096), (9, 3, 300, 2048), (10, 4, 1600, 4096), (11, 1, 1000, 16384)]
-
-
-def counted(p: Problem, plan: Plan) -> LaunchStats:
-    runtime = EmulatorRuntime(counters=True)
-    x, weight, _ = cases.operands(p)
-    out = empty(p.out_shape, p.out_dtype)
-    GpuEngine(runtime).run(p, plan, to_device(x), to_device(weight), None, out)
-    launch, stats = runtime.stats[-1]
-    assert launch.kernel == "fft_block" and stats.counted
-    return stats
-
-
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("log", "stride", "taps", "l_in"), TRAFFIC)
-def test_x_is_read_about_once_and_the_result_written_once(
-    log: int, stride: int, taps: int, l_in: int, dtype: str
-) -> None:
-    p = Problem(1, 1, l_in, 1, taps, stride, 1, 1, 0, taps - stride, dtype, dtype)
-    plan = plan_of(p, log)
-    block = plan_fft_block._block(p, H200, 1 << log)
-    assert block is not None and block.residue_tile == stride
-    stats = counted(p, plan)
-    most = 1.05 * block.length / (block.length - p.phases.span)
-    assert stats.argument(0).load_sectors * SECTOR <= most * p.x_bytes
-    assert stats.argument(4).store_sectors * SECTOR <= 1.01 * p.out_bytes
-    # each block reads the spectra of its classes once; a warp with rank 0 asks for some sectors twice
-    spectra = plan.steps[0].grid * block.neighbours * len(p.phases.active) * block.points * 8
-    assert stats.argument(1).load_sectors * SECTOR <= 1.07 * spectra
-    load, store = stats.shared_load, stats.shared_store
-    # of 16 threads those with the lowest frequencies meet, which counts where a block has few
-    conflicts = 1.1 if log > 9 else 1.15 if log == 9 else 1.4
-    assert load.wavefronts <= conflicts * load.wavefronts_min
-    assert store.wavefronts <= conflicts * store.wavefronts_min
-
-
-# ---- more than 2^31 elements ----------------------------------------------------------------------------------------
-
-
-def lazy(shape: tuple[int, ...], dtype: str) -> EmulatedArray:
-    """A zero-filled array of which only touched pages exist."""
-    kind = named_dtype(dtype)
-    return over(Lazy(int(np.prod(shape, dtype=np.int64)), kind), shape, kind)
-
-
-def test_rows_reach_past_two_to_the_31() -> None:
-    p = Problem(1, 1, 2**30 + 77, 1, 64, 3, 1, 1, 1, 0, "float16", "float16")
-    assert p.l_out > 2**31
-    x, out = lazy(p.x_shape, p.x_dtype), lazy(p.out_shape, p.out_dtype)
-    tail = 2000
-    values = np.random.default_rng(0).standard_normal(tail).astype(np.float16)
-    x[0, 0, -tail:] = values
-    out[0, 0, -600:] = 7
-    weight = cases.values(np.random.default_rng(1), p.weight_shape, "float16")
-    end = replace(p, l_in=tail)
-    wanted = cases.expected(end, values.reshape(1, 1, -1), weight, None)[0, 0, -600:]
-    plan = plans(p)[0]
-    packed = make_engine().pack(p, plan, to_device(weight)).buffers
-    (launch,) = plan.steps
-    assert isinstance(launch, Launch)
-    runtime = EmulatorRuntime(blocks=(launch.grid - 2, 2), check_unwritten=False)
-    _run([launch], runtime, {"x": x, "bias": None, "out": out, **packed})
-    np.testing.assert_allclose(np.asarray(out[0, 0, -600:], np.float64), wanted, rtol=2e-3, atol=1e-2)

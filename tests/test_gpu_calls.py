@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -280,6 +280,47 @@ def test_kernels_are_compiled_once_and_asked_for_their_shared_memory(runtime, mo
     assert [options for _, options in built] == [("-std=c++17", "-DCONVT_X=float", "-DCONVT_R=2")] * 2
     assert launched[0] == ((5,), (128,), (Memory(x.data.ptr + 12), np.int32(3), None), 1000, 0)
     assert launched[3][3:] == (60 << 10, PRESETS["h200"].shared_bytes)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_compiler_that_refuses_a_second_architecture_is_noticed(monkeypatch, takes: bool) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    class Module:
+        def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+            asked.append(options)
+
+        def compile(self) -> None:
+            if not takes:
+                raise cupy.cuda.compiler.CompileException("defined more than once", "", "", (), "nvrtc")
+
+    capability, name = "90", "NVIDIA H200"
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    monkeypatch.setattr(
+        cupy.cuda, "Device", lambda n: SimpleNamespace(compute_capability=capability, attributes=attributes)
+    )
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda n: {"name": name.encode()}, raising=False)
+    attributes = {"MultiProcessorCount": 132}
+    spec = gpu._probed.__wrapped__(0)
+    assert spec == replace(PRESETS["h200"], own_instructions=takes)
+    assert asked == [("-std=c++17", "-arch=sm_90a")]
+    capability, name, attributes = "80", "NVIDIA A100", {"MultiProcessorCount": 108}
+    assert gpu._probed.__wrapped__(0) == PRESETS["a100"]
+    assert len(asked) == 1
+
+
+def test_kernels_for_one_architecture_are_compiled_for_it(runtime, monkeypatch) -> None:
+    built: list[tuple[str, ...]] = []
+    kernel = SimpleNamespace(max_dynamic_shared_size_bytes=0)
+
+    def module(*, code: str, options: tuple[str, ...]) -> Any:
+        built.append(options)
+        return SimpleNamespace(get_function=lambda name: kernel)
+
+    monkeypatch.setattr(cupy, "RawModule", module)
+    monkeypatch.setattr(gpu, "_probed", lambda ordinal: PRESETS["h200"])
+    runtime.ready(Launch("implicit_gemm_wgmma", (("CONVT_T", "float"),), 5, 512, 100 << 10, ()))
+    assert built == [("-std=c++17", "-arch=sm_90a", "-DCONVT_T=float")]
 
 
 def test_a_device_that_is_no_preset_gets_rates_from_its_clocks() -> None:

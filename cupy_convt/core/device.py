@@ -29,6 +29,8 @@ class DeviceSpec:
     cache_bytes: int = 4 << 20
     #: Whether the error of three TF32 products has been measured on such a device to stay within the float32 bound.
     three_tf32: bool = False
+    #: Whether the CUDA compiler at hand takes the name of the architecture's own instructions, of sm_90: sm_90a.
+    own_instructions: bool = True
 
     @property
     def is_cpu(self) -> bool:

@@ -113,6 +113,8 @@ def why_not(problem: Problem, device: DeviceSpec) -> str:
     """Why no tile can take the problem; empty if one can."""
     if device.architecture != ARCHITECTURE:
         return "warpgroup products need sm_90"
+    if not device.own_instructions:
+        return "warpgroup products need a CUDA compiler that takes sm_90a, such as that of CUDA 12.9"
     if problem.operation != "forward":
         return f"no warpgroup kernel for {problem.operation}"
     if problem.x_dtype != problem.weight_dtype:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,18 @@ def device_spec(name: str, architecture: int, attributes: Mapping[str, int]) -> 
 def _probed(ordinal: int) -> DeviceSpec:
     device = cupy.cuda.Device(ordinal)
     name = cupy.cuda.runtime.getDeviceProperties(ordinal)["name"].decode()
-    return device_spec(name, int(device.compute_capability), device.attributes)
+    spec = device_spec(name, int(device.compute_capability), device.attributes)
+    return replace(spec, own_instructions=_takes_own_instructions()) if spec.architecture == 90 else spec
+
+
+def _takes_own_instructions() -> bool:
+    """Whether the compiler takes sm_90a beside the -arch that CuPy adds: early ones of CUDA 12 refuse a second one."""
+    options = compiler_options("implicit_gemm_wgmma")
+    try:
+        cupy.RawModule(code='extern "C" __global__ void probe() {}', options=options).compile()
+    except cupy.cuda.compiler.CompileException:
+        return False
+    return True
 
 
 @dataclass

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.fft_tiles import buffer_dtypes, class_count, dtypes, filter_count
@@ -143,6 +144,7 @@ def _variant_name(block: FusedBlock) -> str:
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def fused_blocks(problem: Problem, device: DeviceSpec) -> tuple[FusedBlock, ...]:
     """Blocks of the shortest suitable lengths, shortest first."""
     found: list[FusedBlock] = []

@@ -123,6 +123,18 @@ def test_any_number_of_taps(kernel_size: int, dtype: str) -> None:
         assert np.all(error <= allowed + EPSILON[dtype] * np.abs(want)), error.max()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "float16"])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_samples_beyond_the_response_are_the_bias_exactly(dtype: str, has_bias: bool) -> None:
+    for base in (Problem(2, 2, 300, 4, 700, 3, groups=2), Problem(1, 5, 60, 3, 900, 2), Problem(1, 1, 900, 1, 40, 4)):
+        problem = replace(base, p_left=-50, p_right=-333, x_dtype=dtype, weight_dtype=dtype, has_bias=has_bias)
+        x, weight, bias = arguments(problem)
+        beyond = np.r_[:50, problem.l_out - 333 : problem.l_out]
+        for plan in fft_plans(problem):
+            y = run(problem, plan, x, weight, bias if has_bias else None)[..., beyond]
+            assert (y == (bias[:, None] if has_bias else 0)).all(), plan.name
+
+
 @pytest.mark.parametrize("limit", [0, 1 << 18, 4 << 20])
 @pytest.mark.parametrize("name", ["blocks of a dense layer", "taps of a dense layer", "many outputs", "seven phases"])
 def test_small_tiles_agree(name: str, limit: int) -> None:

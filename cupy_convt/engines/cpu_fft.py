@@ -110,6 +110,7 @@ class _Call:
             rows = self._few_channels(inputs, self.spectra[tile.groups, :, channels, taps], scratch)
         first = form.first + tile.windows.start * form.hop - tile.rows.start
         biased = self._store(piece, rows[:, :, :, :, form.drop : form.drop + form.hop], first, tile)
+        self._clear_beyond(piece, tile, start, biased)
         pieces.finish(piece, tile.items, tile.groups, tile.channels, start, stop, biased=biased)
 
     def _inputs(self, tile: FftTile, scratch: Scratch) -> Array:
@@ -190,8 +191,7 @@ class _Call:
             piece[...] = 0
             bias = None
         elif bias is not None:
-            bias = self.pieces.bias_of(tile.groups, tile.channels)
-            bias = np.repeat(bias, piece.shape[0] // bias.shape[0], axis=0)[..., None, None, None]
+            bias = self._bias(piece, tile)[..., None, None]
         whole = range(0)
         if len(self.residues) == stride and first >= 0:
             whole = range(min(piece.shape[-1] // stride - first, windows * hop) // hop)
@@ -210,6 +210,20 @@ class _Call:
                 part = piece[..., (begin + skip) * stride : (begin + skip + count) * stride]
                 self._store_window(part, rows[:, :, :, window, skip : skip + count], bias)
         return bias is not None
+
+    def _clear_beyond(self, piece: Array, tile: FftTile, start: int, biased: bool) -> None:
+        """Make the samples before and behind the response exact: they are zero, or the bias where it has been added."""
+        problem = self.pieces.problem
+        before, behind = -problem.p_left - start, problem.l_full - problem.p_left - start
+        for part in (piece[..., : max(before, 0)], piece[..., max(behind, 0) :]):
+            if part.size:
+                part[...] = self._bias(part, tile) if biased else 0
+
+    def _bias(self, piece: Array, tile: FftTile) -> Array:
+        """The bias of a tile's samples (n, g, co, 1)."""
+        bias = self.pieces.bias_of(tile.groups, tile.channels)
+        repeated: Array = np.repeat(bias, piece.shape[0] // bias.shape[0], axis=0)[..., None]
+        return repeated
 
     def _store_window(self, part: Array, rows: Array, bias: Array | None) -> None:
         """Put rows (n, g, co, q, phases) into samples (n, g, co, t), of which the last row may be cut short."""

@@ -67,20 +67,22 @@ def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
         if str(problem) != row["problem"]:
             unused.append(f"{row['name']}: measured as {row['problem']}, now {problem}")
             continue
-        plans = {plan.name: (problem, plan, device) for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)}
-        unused += [f"{row['name']}: no plan {name} any more" for name in row["plans_ms"] if name not in plans]
-        measured = {name: ms * 1e-3 for name, ms in row["plans_ms"].items() if name in plans}
-        if measured:
-            rows.append(Row(row["name"], {name: plans[name] for name in measured}, measured))
+        found = {plan.name: plan for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)}
+        for field, kept in (("plans_ms", False), ("kept_plans_ms", True)):
+            times = row.get(field, {})
+            unused += [f"{row['name']}: no plan {name} any more" for name in times if name not in found]
+            measured = {name: ms * 1e-3 for name, ms in times.items() if name in found}
+            if measured:
+                plans = {name: (problem, found[name], device, kept) for name in measured}
+                rows.append(Row(row["name"] + ", kept" * kept, plans, measured))
     return rows, unused, data["environment"]
 
 
 def cpu_seconds(sample: Any, constants: Any) -> float:
-    """The CPU's model."""
-    problem, plan, device = sample
-    return cost_cpu.seconds(problem, plan, device, constants) + cost_cpu.packing_seconds(
-        problem, plan, device, constants
-    )
+    """The CPU's model of a call that packs the weight, or of one whose weight is kept packed."""
+    problem, plan, device, kept = sample
+    packing = 0.0 if kept else cost_cpu.packing_seconds(problem, plan, device, constants)
+    return cost_cpu.seconds(problem, plan, device, constants) + packing
 
 
 def fit(rows: Sequence[Row], start: Any, model: Model) -> Any:

@@ -72,13 +72,14 @@ def prepared(workload: Workload, arrays: Arrays) -> Call:
     return lambda: operator(arrays.x)
 
 
-def planned(workload: Workload, arrays: Arrays, plan: CpuPlan) -> Call:
-    """This library held to one plan."""
+def planned(workload: Workload, arrays: Arrays, plan: CpuPlan, *, kept: bool = False) -> Call:
+    """This library held to one plan; with a `kept` weight that was packed before."""
     engine, problem = CpuEngine(), workload.problem(arrays.x.dtype.name)
+    packed = engine.pack(problem, plan, arrays.weight) if kept else None
 
     def call() -> Array:
         out: Array = np.empty(problem.out_shape, arrays.x.dtype)
-        engine.run(problem, plan, arrays.x, arrays.weight, arrays.bias, out)
+        engine.run(problem, plan, arrays.x, arrays.weight, arrays.bias, out, packed)
         return out
 
     return call

@@ -15,6 +15,7 @@ import datetime
 import json
 import multiprocessing
 import platform
+import statistics
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -26,13 +27,12 @@ import numpy as np
 from benchmarks import rivals, workloads
 from benchmarks.host import host_cost
 from benchmarks.timing import Timing, interleaved
-from cupy_convt.core.cost_cpu import seconds
-from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, choose
-from cupy_convt.core.plan_cpu import candidates
+from cupy_convt.core.dispatch import choose
+from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.engines.cpu import CpuEngine
 
 #: Plans predicted to take more than this many times the chosen one are not timed.
-HOPELESS = 5.0
+HOPELESS = 4.0
 
 
 def environment(module: str = "benchmarks.run") -> dict[str, Any]:
@@ -55,7 +55,7 @@ def environment(module: str = "benchmarks.run") -> dict[str, Any]:
         },
         "date": datetime.date.today().isoformat(),
         "command": f"python -m {module} " + " ".join(sys.argv[1:]),
-        "protocol": "interleaved calls, ratios of fastest runs; see benchmarks/timing.py",
+        "protocol": "calls in turns, medians; see benchmarks/timing.py",
         "host_us": host_cost(),
         "cores_at_hand": round(cores_at_hand(), 2),
         "bounds": {
@@ -94,24 +94,37 @@ def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_metho
     choice = choose(problem, device)
     calls: dict[str, rivals.Call] = {"ours": rivals.ours(workload, arrays)}
     calls |= rivals.every_rival(workload, arrays, device.multiprocessors)
-    if workload.kind == "dense":
-        calls["prepared"] = rivals.prepared(workload, arrays)
+    calls["prepared"] = rivals.prepared(workload, arrays)
     budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if quick else {}
     errors = {name: _error(calls["ours"](), calls[name]()) for name in calls if name not in ("ours", "prepared")}
     timings = interleaved(calls, **budget)
     row = _row(workload, dtype, choice.plan.name, timings, errors)
     row["predicted_ms"] = round(choice.seconds * 1e3, 5)
     if all_methods:
-        limit = HOPELESS * choice.seconds
-        plans = {
-            plan.name: rivals.planned(workload, arrays, plan)
-            for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)
-            if seconds(problem, plan, device) <= limit
-        }
-        times = interleaved(plans, **budget)
-        row["plans_ms"] = {name: round(timing.minimum * 1e3, 5) for name, timing in times.items()}
-        row["regret"] = round(row["plans_ms"][choice.plan.name] / min(row["plans_ms"].values()), 4)
+        row |= _time_plans(workload, arrays, budget)
     return row
+
+
+def _time_plans(workload: workloads.Workload, arrays: rivals.Arrays, budget: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of plans that are not hopeless, packing the weight and with a kept one; what the choice lost."""
+    problem, device = workload.problem(arrays.x.dtype.name), CpuEngine().device()
+    choices = {kept: choose(problem, device, kept=kept) for kept in (False, True)}
+    plans: dict[bool, dict[str, CpuPlan]] = {False: {}, True: {}}
+    for kept, choice in choices.items():
+        for row in choice.ranking:
+            worth = row.seconds is not None and row.seconds <= HOPELESS * choice.seconds
+            if worth and isinstance(row.plan, CpuPlan) and row.plan.workspace_bytes <= choice.workspace_limit:
+                plans[kept][row.name] = row.plan
+    # a plan that packs nothing is the same call either way
+    keys = {(name, kept and bool(plan.packing_key)): plan for kept in plans for name, plan in plans[kept].items()}
+    calls = {key: rivals.planned(workload, arrays, plan, kept=key[1]) for key, plan in keys.items()}
+    times = {key: round(timing.median * 1e3, 5) for key, timing in interleaved(calls, **budget).items()}
+    found: dict[str, Any] = {}
+    for kept, field in ((False, ""), (True, "kept_")):
+        measured = {name: times[name, kept and bool(plan.packing_key)] for name, plan in plans[kept].items()}
+        found[f"{field}plans_ms"] = measured
+        found[f"{field}regret"] = round(measured[choices[kept].plan.name] / min(measured.values()), 4)
+    return found
 
 
 def _error(ours: rivals.Array, theirs: rivals.Array) -> float:
@@ -133,16 +146,16 @@ def _row(
         "scaled": workload.scaled,
         "problem": str(workload.problem(dtype)),
         "chosen": chosen,
-        "gflops": round(workload.problem(dtype).flops / mine.minimum / 1e9, 2),
+        "gflops": round(workload.problem(dtype).flops / mine.median / 1e9, 2),
         "ours": mine.as_dict(),
     }
-    if "prepared" in timings:
-        row["prepared"] = timings["prepared"].as_dict()
+    kept = timings["prepared"]
+    row["prepared"] = kept.as_dict() | {"ratio": round(timings["torch"].median / kept.median, 3)}
     row["rivals"] = {
         name: timings[name].as_dict()
         | {
-            "ratio": round(timings[name].minimum / mine.minimum, 3),
-            "median_ratio": round(timings[name].median / mine.median, 3),
+            "ratio": round(timings[name].median / mine.median, 3),
+            "fastest_ratio": round(timings[name].minimum / mine.minimum, 3),
             "error": error,
         }
         for name, error in errors.items()
@@ -152,15 +165,27 @@ def _row(
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Least and median ratio of every kind of row, and the quantiles of the chooser's regret."""
+    """Ratios of every kind of row to each rival, and the quantiles of the chooser's regret."""
     summary: dict[str, Any] = {}
     for kind in sorted({row["kind"] for row in rows}):
-        ratios = sorted(row["ratio"] for row in rows if row["kind"] == kind)
-        summary[kind] = {"rows": len(ratios), "least": ratios[0], "median": ratios[len(ratios) // 2]}
-    regrets = [row["regret"] for row in rows if "regret" in row]
-    if regrets:
-        median, high = np.quantile(regrets, [0.5, 0.95])
-        summary["regret"] = {"median": float(median), "p95": float(high), "max": max(regrets)}
+        chosen = [row for row in rows if row["kind"] == kind]
+        names = sorted({name for row in chosen for name in row["rivals"]})
+        ratios = {n: [row["rivals"][n]["ratio"] for row in chosen if n in row["rivals"]] for n in names}
+        ratios["torch, prepared"] = [row["prepared"]["ratio"] for row in chosen]
+        summary[kind] = {
+            name: {
+                "rows": len(values),
+                "least": min(values),
+                "median": round(statistics.median(values), 3),
+                "geometric_mean": round(statistics.geometric_mean(values), 3),
+            }
+            for name, values in ratios.items()
+        }
+    for field in ("regret", "kept_regret"):
+        regrets = [row[field] for row in rows if field in row]
+        if regrets:
+            median, high = np.quantile(regrets, [0.5, 0.95])
+            summary[field] = {"median": float(median), "p95": float(high), "max": max(regrets)}
     return summary
 
 

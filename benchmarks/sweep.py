@@ -136,7 +136,7 @@ def time_point(place: dict[str, int], workload: Workload, *, torch: bool, quick:
     if torch and problem.macs <= MAX_TORCH_MACS:
         calls["torch"] = rivals.torch_call(workload, arrays, engine.device().multiprocessors)
     times = interleaved(calls, seconds=0.0 if quick else 0.1, rounds=1 if quick else 2, patience=1.0)
-    milliseconds = {name: round(timing.minimum * 1e3, 6) for name, timing in times.items()}
+    milliseconds = {name: round(timing.median * 1e3, 6) for name, timing in times.items()}
     point: dict[str, Any] = {
         "place": place,
         "problem": str(problem),

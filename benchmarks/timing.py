@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
 """How the CPU is timed: one protocol, in one function.
 
-All calls of a row take turns, so that what else the machine does meets each of them alike. Rounds are of two kinds, in
-alternation, because threads that wait for work favour one or the other: in a tight round the calls follow each other at
-once, while the worker threads of the call before may still spin on a core that the next one needs (OpenMP's and
-OpenBLAS's do, for milliseconds); in a settled round every call has a pause before its turn, in which they give up, and
-a run that is not counted, in which its own wake up. Rounds go on until `seconds` have passed and `rounds` have been
-made, but not beyond `patience` seconds; a call slower than a quarter of that is timed by its first run alone.
+All calls of a row take turns, so that what else the machine does meets each of them alike. A turn is a pause, a run
+that is not counted, and runs for TURN_SECONDS. The pause lets the threads of the call before go to sleep (OpenMP's and
+OpenBLAS's spin on the cores for milliseconds after their work is done), the uncounted run wakes the caller's own.
+Rounds go on until `seconds` have passed and `rounds` have been made, but not beyond `patience` seconds; a call slower
+than a quarter of that is timed by its first run alone.
 
-Fastest runs are compared: scheduling only ever adds time, and adds more to whoever needs both cores at the same moment.
-Medians and quartiles are kept beside them and say how quiet the machine was.
+Medians are compared. Fastest runs are kept beside them: far below the median, they say the machine was not quiet.
 """
 
 from __future__ import annotations
@@ -18,7 +16,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+K = TypeVar("K")
 #: Pause before a call's turn, and how long a turn of a short call lasts.
 SETTLE_SECONDS = 0.02
 TURN_SECONDS = 0.02
@@ -58,16 +58,16 @@ def summarise(samples: list[float]) -> Timing:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float = 0.6, rounds: int = 5, patience: float = 10.0
-) -> dict[str, Timing]:
+    calls: Mapping[K, Callable[[], object]], *, seconds: float = 0.6, rounds: int = 5, patience: float = 10.0
+) -> dict[K, Timing]:
     """Time every call, in turns."""
     first = {name: _once(call) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[K, list[float]] = {name: [] for name in calls}
     quick = {name: call for name, call in calls.items() if first[name] < patience / 4}
     began, done = time.perf_counter(), 0
     while quick and (done < rounds or time.perf_counter() - began < seconds):
         for name, call in quick.items():
-            samples[name] += [_once(call)] if done % 2 else _turn(call)
+            samples[name] += _turn(call)
         done += 1
         if time.perf_counter() - began > patience:
             break

@@ -74,8 +74,10 @@ def test_the_cpus_constants_are_found_from_its_own_predictions() -> None:
     rows = []
     for layer in list(workloads.load())[::6]:
         problem = layer.problem("float32")
-        plans = {p.name: (problem, p, device) for p in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)}
-        rows.append(Row(layer.name, plans, {n: fit_cost.cpu_seconds(s, truth) for n, s in plans.items()}))
+        found = candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)
+        for kept in (False, True):
+            plans = {p.name: (problem, p, device, kept) for p in found}
+            rows.append(Row(layer.name, plans, {n: fit_cost.cpu_seconds(s, truth) for n, s in plans.items()}))
     before = Quality.of(rows, cost_cpu.FITTED, fit_cost.cpu_seconds)
     after = Quality.of(rows, fit_cost.fit(rows, cost_cpu.FITTED, fit_cost.cpu_seconds), fit_cost.cpu_seconds)
     off = [np.sqrt(np.mean(np.log(quality.errors) ** 2)) for quality in (before, after)]
@@ -96,12 +98,12 @@ def test_rows_are_read_by_name_or_by_their_fields_and_stale_ones_are_named(tmp_p
     first = {"name": layer.name, "dtype": "float32", "problem": str(layer.problem("float32"))}
     rows = [
         {"name": "point", "fields": asdict(problem), "problem": str(problem), "plans_ms": {"direct/taps": 2, "old": 1}},
-        {**first, "plans_ms": {"direct/taps": 9}},
+        {**first, "plans_ms": {"direct/taps": 9}, "kept_plans_ms": {"direct/taps": 7}},
         {**first, "problem": "another", "plans_ms": {"direct/taps": 9}},
         first,
     ]
     found, unused, environment = fit_cost.read(results(tmp_path, rows))
-    assert [row.seconds["direct/taps"] for row in found] == pytest.approx([2e-3, 9e-3])
+    assert [row.seconds["direct/taps"] for row in found] == pytest.approx([2e-3, 9e-3, 7e-3])
     assert found[0].plans["direct/taps"][0] == problem
     assert unused == [
         "point: no plan old any more",
@@ -136,7 +138,7 @@ def test_the_command_prints_old_and_new_and_writes_on_request(
     problem = Problem(1, 4, 5000, 3, 5, 2)
     device = PRESETS["cpu"]
     times = {
-        plan.name: 2e3 * fit_cost.cpu_seconds((problem, plan, device), cost_cpu.FITTED)
+        plan.name: 2e3 * fit_cost.cpu_seconds((problem, plan, device, False), cost_cpu.FITTED)
         for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)
     }
     rows = [{"name": "point", "fields": asdict(problem), "problem": str(problem), "plans_ms": times}]

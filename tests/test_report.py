@@ -29,7 +29,8 @@ def row(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
         "scaled": "",
         "chosen": "gemm/rows",
         "ours": {"median_ms": 2.0, "iqr_ms": 0.1},
-        "rivals": {"torch": {"ratio": ratio, "median_ratio": ratio, "error": 1e-6}},
+        "prepared": {"median_ms": 1.0, "ratio": 2 * ratio},
+        "rivals": {"torch": {"ratio": ratio, "fastest_ratio": ratio + 1, "error": 1e-6}},
         "ratio": ratio,
         "predicted_ms": 2.0,
     } | changes
@@ -56,10 +57,11 @@ def test_losing_rows_are_named() -> None:
 
 
 def test_every_row_and_the_regret_are_in_the_full_table() -> None:
-    rows = [row(f"r{i}", 2.0, regret=1 + i / 10, predicted_ms=1.5 if i else 9.0) for i in range(4)]
+    rows = [row(f"r{i}", 2.0, regret=1 + i / 10, kept_regret=2.0, predicted_ms=1.5 if i else 9.0) for i in range(4)]
     text = report.full_table({"environment": ENVIRONMENT, "rows": rows})
     assert all(f"| r{i} |" in text for i in range(4))
-    assert "median 1.15, 95th percentile 1.30, largest 1.30. Predictions within a factor of 2: 75 %" in text
+    assert "median 1.15, 95th percentile 1.30, largest 1.30; of prepared operators median 2.00" in text
+    assert "Predictions within a factor of 2: 75 %" in text
 
 
 def test_a_stale_plot_is_drawn_again(tmp_path: Path) -> None:
@@ -70,13 +72,13 @@ def test_a_stale_plot_is_drawn_again(tmp_path: Path) -> None:
 
 def test_rivals_have_columns_where_they_were_timed() -> None:
     rows = [row("a", 3.0, problem="(1, 1, 9) -> (1, 1, 36) K=5 stride=4 crop=(0, 0) float32"), row("b", 2.0)]
-    rows[0]["rivals"]["oaconvolve"] = {"ratio": 10.0, "median_ratio": 9.0, "error": 2e-6}
+    rows[0]["rivals"]["oaconvolve"] = {"ratio": 10.0, "fastest_ratio": 9.0, "error": 2e-6}
     costs = {"dense": {"call": 9.04, "prepared": 5.0, "launches": 1}}
     text = report.full_table({"environment": {**ENVIRONMENT, "host_us": costs}, "rows": rows})
     head, _, first, second = text.splitlines()[:4]
-    assert head.endswith("| PyTorch, medians | PyTorch | oaconvolve | largest difference |")
-    assert first.endswith("| 3.00 | 3.00 | 10.00 (2.5) | 2e-06 |")
-    assert second.endswith("| 2.00 | 2.00 | - | 1e-06 |")
+    assert head.endswith("| PyTorch | oaconvolve | PyTorch, prepared | PyTorch, fastest runs | largest difference |")
+    assert first.endswith("| 3.00 | 10.00 (2.5) | 6.00 | 4.00 | 2e-06 |")
+    assert second.endswith("| 2.00 | - | 4.00 | 3.00 | 1e-06 |")
     assert "their time divided by s" in text
     assert "launches stubbed (call, prepared), us: dense 9.0, 5.0." in text
     assert "| rows | PyTorch | oaconvolve |" in report.summary_table({"environment": ENVIRONMENT, "rows": rows})

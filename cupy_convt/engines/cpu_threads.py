@@ -141,8 +141,20 @@ def _scratch() -> Iterator[Scratch]:
 
 
 def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel: bool, products: bool) -> None:
-    """Call `work` on every tile, on all cores when `parallel`; `products`: the work calls BLAS."""
-    if not parallel or cores() == 1 or (products and _blas_thread_calls() is None):
+    """Call `work` on every tile, on all cores when `parallel`; `products`: the work calls BLAS.
+
+    BLAS keeps to one thread in either case: what is not worth a second thread here is not worth one there either, and
+    its threads spin on the cores of whoever comes next.
+    """
+    if products and _blas_thread_calls() is not None:
+        with _one_thread():
+            _for_each(work, tiles, parallel and cores() > 1)
+    else:
+        _for_each(work, tiles, parallel and cores() > 1 and not products)
+
+
+def _for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], parallel: bool) -> None:
+    if not parallel:
         with _scratch() as scratch:
             for tile in tiles:
                 work(tile, scratch)
@@ -158,11 +170,7 @@ def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel
                     return
                 work(tile, scratch)
 
-    if products:
-        with _one_thread():
-            _drain_everywhere(drain)
-    else:
-        _drain_everywhere(drain)
+    _drain_everywhere(drain)
 
 
 def _drain_everywhere(drain: Callable[[], None]) -> None:

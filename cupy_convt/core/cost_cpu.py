@@ -22,7 +22,7 @@ from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: The peak (flop/s, float32) of the machine that the constants below are from.
-FITTED_PEAK = 150e9
+FITTED_PEAK = 205e9
 #: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
 PROVENANCE = "runs of benchmarks.run --all-methods before the committed one: AMD EPYC, 2 cores"
 

@@ -165,6 +165,8 @@ def onnx_call(workload: Workload, arrays: Arrays, threads: int) -> Call | None:
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # its threads may spin during a run, but not on the cores of whoever comes next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     model = conv_transpose(**workload.arguments, taps=workload.k)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {"x": arrays.x, "weight": arrays.weight, "bias": arrays.bias}

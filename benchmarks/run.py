@@ -95,7 +95,7 @@ def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_metho
     calls: dict[str, rivals.Call] = {"ours": rivals.ours(workload, arrays)}
     calls |= rivals.every_rival(workload, arrays, device.multiprocessors)
     calls["prepared"] = rivals.prepared(workload, arrays)
-    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if quick else {}
+    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 6.0} if quick else {}
     errors = {name: _error(calls["ours"](), calls[name]()) for name in calls if name not in ("ours", "prepared")}
     timings = interleaved(calls, **budget)
     row = _row(workload, dtype, choice.plan.name, timings, errors)

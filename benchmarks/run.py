@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Time this library on the CPU against PyTorch and SciPy.
 
-    python -m benchmarks.run [--rows GLOB] [--quick] [--all-methods] [--out FILE]
+    python -m benchmarks.run [--rows GLOB] [--quick] [--all-methods | --plans-only] [--out FILE]
 
 Every row is timed as a user would call it, conv_transpose1d(x, weight, bias, ...), nothing prepared; `prepared` is a
 column of its own. Half rows are timed in their own dtype and in float32. --all-methods also times every plan the
-chooser could have taken, which is what its regret is computed from.
+chooser could have taken, which is what its regret is computed from; --plans-only times nothing else, for fit_cost.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_methods: bool) -> dict[str, Any]:
+def time_row(workload: workloads.Workload, dtype: str, budget: dict[str, Any], *, all_methods: bool) -> dict[str, Any]:
     """One row in one dtype."""
     arrays = rivals.make_arrays(workload, dtype)
     problem, device = workload.problem(dtype), CpuEngine().device()
@@ -95,17 +95,16 @@ def time_row(workload: workloads.Workload, dtype: str, *, quick: bool, all_metho
     calls: dict[str, rivals.Call] = {"ours": rivals.ours(workload, arrays)}
     calls |= rivals.every_rival(workload, arrays, device.multiprocessors)
     calls["prepared"] = rivals.prepared(workload, arrays)
-    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 6.0} if quick else {}
     errors = {name: _error(calls["ours"](), calls[name]()) for name in calls if name not in ("ours", "prepared")}
     timings = interleaved(calls, **budget)
     row = _row(workload, dtype, choice.plan.name, timings, errors)
     row["predicted_ms"] = round(choice.seconds * 1e3, 5)
     if all_methods:
-        row |= _time_plans(workload, arrays, budget)
+        row |= time_plans(workload, arrays, budget)
     return row
 
 
-def _time_plans(workload: workloads.Workload, arrays: rivals.Arrays, budget: dict[str, Any]) -> dict[str, Any]:
+def time_plans(workload: workloads.Workload, arrays: rivals.Arrays, budget: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of plans that are not hopeless, packing the weight and with a kept one; what the choice lost."""
     problem, device = workload.problem(arrays.x.dtype.name), CpuEngine().device()
     choices = {kept: choose(problem, device, kept=kept) for kept in (False, True)}
@@ -194,18 +193,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default="*", help="rows whose names match this pattern")
     parser.add_argument("--quick", action="store_true", help="a few rounds of each row")
-    parser.add_argument("--all-methods", action="store_true", help="time every plan, for the chooser's regret")
+    plans = parser.add_mutually_exclusive_group()
+    plans.add_argument("--all-methods", action="store_true", help="time every plan too, for the chooser's regret")
+    plans.add_argument("--plans-only", action="store_true", help="time every plan and nothing else")
     parser.add_argument("--out", type=Path, help="results file; its other rows are kept")
     options = parser.parse_args()
     here, rows = environment(), []
+    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 6.0} if options.quick else {}
     for workload in workloads.load(options.rows):
         for dtype in dict.fromkeys((workload.dtype, "float32")):
-            row = time_row(workload, dtype, quick=options.quick, all_methods=options.all_methods)
+            if options.plans_only:
+                row = {"name": workload.name, "dtype": dtype, "problem": str(workload.problem(dtype))}
+                rows.append(row | time_plans(workload, rivals.make_arrays(workload, dtype), budget))
+                print(json.dumps(rows[-1]), flush=True)
+                continue
+            row = time_row(workload, dtype, budget, all_methods=options.all_methods)
             rows.append(row)
             print(f"{row['name']:34} {dtype:9} {row['chosen']:18} {row['ours']['median_ms']:10.3f} ms", end="")
             print("".join(f"  {name} {rival['ratio']:.2f}x" for name, rival in row["rivals"].items()), flush=True)
             if options.out:
                 _write(options.out, here, rows)
+    if options.plans_only:
+        if options.out:
+            options.out.write_text(json.dumps({"environment": here, "rows": rows}, indent=1) + "\n")
+        return
     print(json.dumps(summarise(rows), indent=1))
 
 

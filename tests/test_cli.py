@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,8 @@ class TestUpsample:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            # whoever runs the tests in the background may have told its children to ignore interrupts
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
             deadline = time.monotonic() + 30

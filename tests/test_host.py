@@ -18,6 +18,7 @@ def test_a_second_call_plans_nothing_packs_nothing_and_converts_no_scalar(
     x_shape, weight_shape, arguments = host.LAYERS[name]
     x, weight = (host.RUNTIME.empty(shape, "float32") for shape in (x_shape, weight_shape))
     operator = ct.prepare(weight, **arguments)
+    prepared.forget_calls()
     operator(x)
     packing = (runtime.GpuEngine, "pack")
     for module, function in ((dispatch, "_timed"), (prepared, "make_problem"), (runtime, "_bind"), packing):

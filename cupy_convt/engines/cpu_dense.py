@@ -28,9 +28,6 @@ from cupy_convt.core.tiles_cpu import DENSE_TAPS
 from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
-#: Numbers that are added up at a time.
-_IN_CACHE = 1 << 17
-
 
 @dataclass(frozen=True)
 class DenseTile:
@@ -71,20 +68,11 @@ def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: Den
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
     chunks = max(ceil_div(grid.max_taps, DENSE_TAPS), 1)
     taps = ceil_div(grid.max_taps, chunks)
-    scale = pieces.real.c_out // problem.c_out_group
     for chunk in range(chunks):
         part = slice(chunk * taps, (chunk + 1) * taps)
         products, first = _products_of_taps(pieces, plan, weight, grid, tile, part, scratch)
-        each = max(products.size // products.shape[1] if products is not None else 0, (stop - start) * piece.shape[0])
-        step = max(_IN_CACHE // (2 * each * scale), 1)
-        for c in range(tile.channels.start, tile.channels.stop, step):
-            channels = slice(c, min(c + step, tile.channels.stop))
-            here = slice((c - tile.channels.start) * scale, (channels.stop - tile.channels.start) * scale)
-            target = piece[:, :, here]
-            own = None if products is None else products[:, here]
-            _add_taps(own, first, target[:, 0], grid, problem.stride, tile.rows, part)
-            if chunk == chunks - 1:
-                pieces.finish(target, tile.items, groups, channels, start, stop)
+        _add_taps(products, first, piece[:, 0], grid, problem.stride, tile.rows, part)
+    pieces.finish(piece, tile.items, groups, tile.channels, start, stop)
 
 
 def _products_of_taps(
@@ -104,7 +92,7 @@ def _products_of_taps(
 def _add_taps(
     products: Array | None, first: int, target: Array, grid: RowGrid, stride: int, rows: slice, taps: slice
 ) -> None:
-    """Add taps m in `taps` of every phase to some channels of a tile; those from 0 on overwrite it."""
+    """Add taps m in `taps` of every phase to the tile; those from 0 on overwrite it."""
     for part in grid.runs:
         view = residues_of(target, part, stride)
         low, high = taps.start, min(taps.stop, part.taps)

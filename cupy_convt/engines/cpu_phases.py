@@ -39,9 +39,8 @@ from cupy_convt.core.rows_cpu import RealShape
 from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
-#: Numbers that the last step works on at a time, and elements of a packed weight below which one thread packs it.
-_IN_CACHE = 1 << 17
-_PACKED_BY_ONE = 1 << 16
+#: Elements of a weight that are packed at a time.
+_AT_ONCE = 1 << 18
 #: d_j of both minimal filters, in terms of the four x of a window.
 _INPUT_SUMS = ((np.subtract, 0, 2), (np.add, 1, 2), (np.subtract, 2, 1), (np.subtract, 3, 1))
 
@@ -56,14 +55,14 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
     sections = form.sections(problem.phases.max_taps)
     taps = weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
     out = np.empty((form.points, problem.groups, sections, real.c_in, real.c_out, problem.stride), weight.dtype)
-    step = max(_PACKED_BY_ONE // max(real.c_out * problem.stride, 1), 1)
+    step = max(min(_AT_ONCE // (real.c_out * problem.stride), ceil_div(real.c_in, 2)), 1)
     parts = ((g, slice(ci, ci + step)) for g in range(problem.groups) for ci in range(0, real.c_in, step))
 
     def work(part: tuple[int, slice], scratch: Scratch) -> None:
         for section in range(sections):
             _pack_section(form, taps[part], section, out[:, part[0], section, part[1]], scratch)
 
-    for_each(work, parts, parallel=out.size > _PACKED_BY_ONE, products=False)
+    for_each(work, parts, parallel=out.size > _AT_ONCE // 4, products=False)
     return out
 
 
@@ -235,31 +234,27 @@ def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int
     shift = np.zeros((1, c_out), m.dtype) if bias is None else bias
     shift = np.broadcast_to(shift[:, None], (shift.shape[0], items // shift.shape[0], c_out)).reshape(items, c_out)
     shift = shift[:, :, None, None]
-    block = max(_IN_CACHE // max(items * stride * groups * (form.points + form.outputs), 1), 1)
 
-    def store(operation: Callable[..., Any], a: Array, b: Array, i: int, channels: slice) -> None:
+    def store(operation: Callable[..., Any], a: Array, b: Array, i: int) -> None:
         for phases, there, sample in _places(begin + i * stride, step, stride, target.shape[-1], groups):
-            shape = items, channels.stop - channels.start, phases.stop - phases.start, there.stop - there.start
+            shape = items, c_out, phases.stop - phases.start, there.stop - there.start
             n, c, t = target.strides
-            home = np.lib.stride_tricks.as_strided(target[:, channels, sample:], shape, (n, c, t, t * step))
-            operation(a[:, :, phases, there], b if b is shift_of else b[:, :, phases, there], out=home)
+            home = np.lib.stride_tricks.as_strided(target[..., sample:], shape, (n, c, t, t * step))
+            operation(a[:, :, phases, there], b if b is shift else b[:, :, phases, there], out=home)
 
-    for c in range(0, c_out, block):
-        channels = slice(c, min(c + block, c_out))
-        part, shift_of = m[:, :, channels], shift[:, channels]
-        if form.points == 1:
-            store(np.add, part[0], shift_of, 0, channels)
-            continue
-        low, even, odd, high = part
-        if bias is not None:
-            np.add(even, shift_of, out=even)
-        if form.outputs == 3:
-            store(np.subtract, even, odd, 1, channels)
-            np.add(even, odd, out=even)
-            store(np.add, low, even, 0, channels)
-            store(np.add, even, high, 2, channels)
-        else:
-            np.add(low, even, out=low)
-            store(np.add, low, odd, 0, channels)
-            np.subtract(even, odd, out=even)
-            store(np.add, even, high, 1, channels)
+    if form.points == 1:
+        store(np.add, m[0], shift, 0)
+        return
+    low, even, odd, high = m
+    if bias is not None:
+        np.add(even, shift, out=even)
+    if form.outputs == 3:
+        store(np.subtract, even, odd, 1)
+        np.add(even, odd, out=even)
+        store(np.add, low, even, 0)
+        store(np.add, even, high, 2)
+    else:
+        np.add(low, even, out=low)
+        store(np.add, low, odd, 0)
+        np.subtract(even, odd, out=even)
+        store(np.add, even, high, 1)

@@ -4,9 +4,10 @@
     python -m benchmarks.fit_cost [RESULTS.json ...]           prints old and new error, and what would change
     python -m benchmarks.fit_cost [RESULTS.json ...] --write   writes the constants to their file, with their source
 
-Results are those of `benchmarks.run --all-methods` and of `benchmarks.sweep`. Least squares on the logarithm of the
-times: a factor of two is as bad for a microsecond as for a second. Plans near the best one of their row count most,
-since the choice is among them; every constant is drawn gently to its old value, so one that no row depends on stays.
+Results are those of `benchmarks.run --plans-only` or `--all-methods`, and of `benchmarks.sweep`. Least squares on the
+logarithm of the times: a factor of two is as bad for a microsecond as for a second. Plans near the best one of their
+row count most, since the choice is among them; every constant is drawn gently to its old value, so one that no row
+depends on stays.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT
 from cupy_convt.core.plan_cpu import candidates
 from cupy_convt.core.problem import Problem
 
-RESULTS = Path(__file__).with_name("results") / "cpu.json"
+RESULTS = Path(__file__).with_name("results") / "cpu-plans.json"
 #: How hard an old value holds on: as hard as so many samples that are off by a factor of e.
 PRIOR = 0.1
 #: Errors beyond about this factor's logarithm count linearly: one odd measurement must not bend the rest.
@@ -183,7 +184,7 @@ def rewritten(text: str, constants: Any, source: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit, print, and write if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_cost", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help="results files (cpu.json)")
+    parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help="results files (cpu-plans.json)")
     parser.add_argument("--write", action="store_true", help="write the constants to their file")
     options = parser.parse_args(argv)
     rows: list[Row] = []

@@ -203,7 +203,7 @@ def main() -> None:
     for workload in workloads.load(options.rows):
         for dtype in dict.fromkeys((workload.dtype, "float32")):
             if options.plans_only:
-                row = {"name": workload.name, "dtype": dtype, "problem": str(workload.problem(dtype))}
+                row: dict[str, Any] = {"name": workload.name, "dtype": dtype, "problem": str(workload.problem(dtype))}
                 rows.append(row | time_plans(workload, rivals.make_arrays(workload, dtype), budget))
                 print(json.dumps(rows[-1]), flush=True)
                 continue

@@ -24,52 +24,60 @@ from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 #: The peak (flop/s, float32) of the machine that the constants below are from.
 FITTED_PEAK = 205e9
 #: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
-PROVENANCE = "runs of benchmarks.run --all-methods before the committed one: AMD EPYC, 2 cores"
+PROVENANCE = "cpu-plans.json of 2026-11-22: AMD EPYC, 2 cores, numpy 2.4.6, scipy 1.17.1"
 
 
 @dataclass(frozen=True)
 class Constants:
     """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
 
-    convert: float = 3e-10
-    direct_call: float = 5.3e-05
-    direct_element: float = 7.6e-10
-    direct_loop: float = 6.9e-09
-    dense_call: float = 1.4e-05
-    dense_tile: float = 6.6e-05
-    dense_rate: float = 157e9
-    dense_half_channels: float = 26
-    dense_half_width: float = 10
-    columns_element: float = 3.8e-10
-    rows_element: float = 7.1e-10
-    rows_loop: float = 2e-09
-    phases_call: float = 6e-05
-    phases_tile: float = 6e-05
-    phases_rate: float = 190e9
-    phases_half_depth: float = 26
-    phases_half_width: float = 10
-    phases_input: float = 1e-09
-    phases_result: float = 5e-10
-    phases_pack: float = 1e-09
-    toeplitz_call: float = 6e-05
-    toeplitz_product: float = 7e-08
-    toeplitz_rate: float = 152e9
-    toeplitz_half_window: float = 60
-    toeplitz_half_width: float = 1
-    toeplitz_copy: float = 1.1e-09
-    toeplitz_output: float = 1.3e-10
-    toeplitz_pack: float = 3.6e-10
-    fft_call: float = 0.0001
-    fft_point: float = 2.1e-10
-    fft_product: float = 4.4e-10
-    fft_output: float = 1.6e-09
-    fft_pack: float = 1.7e-09
-    fft_tile: float = 6e-05
-    fft_loop: float = 8e-08
-    fft_alone: float = 2.25
-    fft_split: float = 1.17
-    fft_convert: float = 2.6e-09
-    fft_matrix_rate: float = 50e9
+    convert: float = 3.8e-10
+    direct_call: float = 1.92e-05
+    direct_tile: float = 3.24e-05
+    direct_element: float = 7.19e-10
+    direct_loop: float = 9.54e-09
+    dense_call: float = 0.000901
+    dense_tile: float = 0.000112
+    dense_rate: float = 1.85e+11
+    dense_half_channels: float = 11.2
+    dense_half_width: float = 9.07
+    columns_element: float = 4.47e-10
+    rows_element: float = 9.42e-10
+    rows_loop: float = 9.68e-10
+    phases_call: float = 0.000493
+    phases_tile: float = 5.05e-05
+    phases_rate: float = 1.76e+11
+    phases_half_depth: float = 15.8
+    phases_half_width: float = 6.2
+    phases_input: float = 3.49e-10
+    phases_result: float = 6.55e-10
+    winograd_call: float = 0.00108
+    winograd_tile: float = 0.000173
+    winograd_rate: float = 1.54e+11
+    winograd_half_depth: float = 3.32
+    winograd_half_width: float = 1.78
+    winograd_input: float = 3.22e-10
+    winograd_result: float = 1.17e-09
+    phases_pack: float = 1.31e-09
+    toeplitz_call: float = 0.000113
+    toeplitz_product: float = 4.88e-08
+    toeplitz_rate: float = 1.87e+11
+    toeplitz_half_window: float = 61.6
+    toeplitz_half_width: float = 1.27
+    toeplitz_copy: float = 1.82e-09
+    toeplitz_output: float = 1.15e-10
+    toeplitz_pack: float = 7.46e-10
+    fft_call: float = 0.000465
+    fft_point: float = 2.28e-10
+    fft_product: float = 8e-11
+    fft_output: float = 5.36e-10
+    fft_pack: float = 7.72e-10
+    fft_tile: float = 0.000132
+    fft_loop: float = 5.85e-08
+    fft_alone: float = 1.48
+    fft_split: float = 0.87
+    fft_convert: float = 1.16e-09
+    fft_matrix_rate: float = 7.75e+10
 
 
 FITTED = Constants()
@@ -109,7 +117,14 @@ def _passes(real: RealShape) -> float:
 def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
     element = c.direct_element * _passes(real) + c.direct_loop / min(plan.row_tile, grid.rows)
-    return c.direct_call + _outputs(problem, real) * passes * element / device.multiprocessors
+    tiles = (
+        ceil_div(problem.batch, plan.batch_tile)
+        * ceil_div(problem.groups, plan.group_tile)
+        * ceil_div(problem.c_out_group, plan.channel_tile)
+        * ceil_div(grid.rows, plan.row_tile)
+    )
+    each = _outputs(problem, real) * passes * element + tiles * c.direct_tile
+    return c.direct_call + each / device.multiprocessors
 
 
 def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -143,11 +158,26 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     depth, width = sections * real.c_in, real.c_out * problem.stride
     cuts = ceil_div(problem.c_out_group, plan.channel_tile)
     tiles = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile) * problem.groups * cuts
-    rate = c.phases_rate * _scale(real, device)
-    rate *= depth / (depth + c.phases_half_depth) * width / (width + c.phases_half_width)
-    each = columns * (min(cuts, device.multiprocessors) * depth * c.phases_input + width * c.phases_result)
-    each = each * _passes(real) + tiles * c.phases_tile
-    return c.phases_call + 2.0 * columns * depth * width / rate + each / device.multiprocessors
+    call, tile, rate, half_depth, half_width, an_input, a_result = (
+        (
+            c.phases_call,
+            c.phases_tile,
+            c.phases_rate,
+            c.phases_half_depth,
+            c.phases_half_width,
+            c.phases_input,
+            c.phases_result,
+        )
+        if form.points == 1
+        else (
+            *(c.winograd_call, c.winograd_tile, c.winograd_rate, c.winograd_half_depth, c.winograd_half_width),
+            *(c.winograd_input, c.winograd_result),
+        )
+    )
+    rate *= _scale(real, device) * depth / (depth + half_depth) * width / (width + half_width)
+    each = columns * (min(cuts, device.multiprocessors) * depth * an_input + width * a_result)
+    each = each * _passes(real) + tiles * tile
+    return call + 2.0 * columns * depth * width / rate + each / device.multiprocessors
 
 
 def _toeplitz(

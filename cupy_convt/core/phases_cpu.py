@@ -22,8 +22,11 @@ from cupy_convt.core.tiles_cpu import fit
 
 #: From this stride on a phase-minor order of the products has loops long enough to be read and written as they lie.
 PHASES_INNER_FROM = 32
-#: Numbers that the products of a tile may have, and the sums of x that go into one of them.
-MOST_RESULTS, MOST_INPUTS = 1 << 21, 1 << 19
+#: Numbers that the products of a tile may have: at least, at most, and between them for each channel summed over:
+#: long sums are worth large products, short ones want theirs in the cache.
+LEAST_RESULTS, MOST_RESULTS, RESULTS_PER_CHANNEL = 1 << 19, 1 << 22, 1 << 13
+#: Sums of x that go into one product.
+MOST_INPUTS = 1 << 19
 #: Columns below which a product is too narrow to be worth a tile of its own, and rows above which it gains nothing.
 LEAST_COLUMNS, MOST_ROWS = 256, 1024
 
@@ -89,7 +92,8 @@ def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseT
     groups = ceil_div(stop - first, form.outputs)
     depth = form.sections(problem.phases.max_taps) * real.c_in
     per_channel = real.c_out // problem.c_out_group * problem.stride
-    results, inputs = min(MOST_RESULTS, most // 2), min(MOST_INPUTS, most // 4)
+    results = min(max(LEAST_RESULTS, depth * RESULTS_PER_CHANNEL), MOST_RESULTS, most // 2)
+    inputs = min(MOST_INPUTS, most // 4)
     rows = min(MOST_ROWS, per_channel * problem.c_out_group)
     columns = max(min(max(inputs // depth, LEAST_COLUMNS), results // (form.points * rows)) // real.planes, 1)
     group_tile, item_tile = fit(columns, (groups, 1), (problem.batch, 1))

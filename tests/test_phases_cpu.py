@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 
 from cupy_convt.core.device import preset
 from cupy_convt.core.phases_cpu import FORMS, PLAIN, Form, phase_forms, phase_tiles, rows_of
-from cupy_convt.core.plan_cpu import CpuPlan, candidates
-from cupy_convt.core.problem import Problem
+from cupy_convt.core.plan_cpu import CpuPlan, phase_plan
+from cupy_convt.core.problem import EPSILON, Problem
 from cupy_convt.engines import cpu_phases
 from cupy_convt.engines.cpu import CpuEngine, reference
 from cupy_convt.engines.cpu_arrays import Pieces
+from tests.test_cpu import arguments, empty
 
 CPU, LIMIT = preset("cpu"), 256 << 20
 DENSE = Problem(2, 48, 100, 32, 16, 8, p_left=4, p_right=4, has_bias=True)
 
 
 def plan_of(problem: Problem, form: Form, limit: int = LIMIT) -> CpuPlan:
-    return next(plan for plan in candidates(problem, CPU, limit) if plan.form == form)
+    return phase_plan(problem, CPU, limit, form)
 
 
 def arrays(problem: Problem, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -33,7 +34,7 @@ def arrays(problem: Problem, seed: int = 0) -> tuple[Any, Any, Any]:
 
 
 def run(problem: Problem, plan: CpuPlan, x: Any, weight: Any, bias: Any = None) -> Any:
-    out = np.full(problem.out_shape, np.nan, problem.out_dtype)
+    out = empty(problem)
     CpuEngine().run(problem, plan, x, weight, bias, out)
     return out
 
@@ -45,8 +46,45 @@ def test_a_form_is_the_filter_exactly(form: Form, taps: int) -> None:
     problem = Problem(1, 2, 13, 3, 4 * taps, 4, p_left=3, p_right=2)
     rng = np.random.default_rng(taps)
     x, weight = (rng.integers(-8, 9, shape).astype(np.float32) for shape in (problem.x_shape, problem.weight_shape))
-    plan = replace(plan_of(problem, PLAIN), form=form, packing_key=("test",), row_tile=5 * form.outputs)
+    plan = replace(plan_of(problem, form), row_tile=5 * form.outputs)
     np.testing.assert_array_equal(run(problem, plan, x, weight), reference(problem, x, weight))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    groups, stride = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 4, 5, 8, 33, 40]))
+    x_dtype, weight_dtype = draw(
+        st.sampled_from(
+            [*[("float32", "float32")] * 3, ("float64", "float64"), ("float16", "float16"), ("bfloat16", "bfloat16")]
+            + [("complex64", "complex64"), ("complex64", "float32"), ("float32", "complex64")]
+        )
+    )
+    problem = Problem(
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 5)) * groups,
+        draw(st.integers(1, 60)),
+        draw(st.integers(1, 5)) * groups,
+        draw(st.integers(1, 4 * stride)),
+        stride,
+        groups=groups,
+        p_left=draw(st.integers(-9, 30)),
+        x_dtype=x_dtype,
+        weight_dtype=weight_dtype,
+        has_bias=draw(st.booleans()),
+    )
+    return replace(problem, p_right=problem.l_full - problem.p_left - draw(st.integers(1, 150)))
+
+
+@given(problems(), st.sampled_from(FORMS), st.sampled_from([0, 1 << 17, LIMIT]), st.integers(0, 2**32 - 1))
+@settings(max_examples=500, deadline=None)
+def test_every_form_agrees_with_the_reference(problem: Problem, form: Form, limit: int, seed: int) -> None:
+    x, weight, bias = arguments(problem, seed)
+    got = run(problem, plan_of(problem, form, limit), x, weight, bias if problem.has_bias else None)
+    want = reference(problem, x, weight, bias if problem.has_bias else None)
+    norms = [np.sqrt((np.abs(array.astype(np.complex128)) ** 2).sum()) for array in (x, weight)]
+    allowed = 8 * EPSILON[problem.accumulator] * (norms[0] * norms[1] + 4) + EPSILON[problem.out_dtype] * np.abs(want)
+    error = np.abs(got.astype(want.dtype) - want)
+    assert (error <= allowed + (2.0**-24 if problem.out_dtype == "float16" else 0)).all()
 
 
 def test_minimal_filters_have_the_fewest_products() -> None:
@@ -61,7 +99,10 @@ def test_forms_offered() -> None:
 
     assert names() == ["phases", "winograd3x2"]
     assert names(kernel_size=24) == ["phases", "winograd2x3"]
-    assert names(kernel_size=32) == ["phases", "winograd3x2"]
+    assert names(kernel_size=32) == ["phases"]
+    assert names(kernel_size=32, c_out=64) == ["phases", "winograd3x2"]
+    assert names(c_in=1024) == ["winograd3x2"]
+    assert names(c_out=31) == ["phases"]
     assert names(kernel_size=8) == ["phases"]
     assert names(precision="ieee") == ["phases"]
     assert names(kernel_size=7) == names(dilation=2) == []

@@ -38,7 +38,7 @@ class Constants:
     direct_loop: float = 9.54e-09
     dense_call: float = 0.000901
     dense_tile: float = 0.000112
-    dense_rate: float = 1.85e+11
+    dense_rate: float = 1.85e11
     dense_half_channels: float = 11.2
     dense_half_width: float = 9.07
     columns_element: float = 4.47e-10
@@ -46,14 +46,14 @@ class Constants:
     rows_loop: float = 9.68e-10
     phases_call: float = 0.000493
     phases_tile: float = 5.05e-05
-    phases_rate: float = 1.76e+11
+    phases_rate: float = 1.76e11
     phases_half_depth: float = 15.8
     phases_half_width: float = 6.2
     phases_input: float = 3.49e-10
     phases_result: float = 6.55e-10
     winograd_call: float = 0.00108
     winograd_tile: float = 0.000173
-    winograd_rate: float = 1.54e+11
+    winograd_rate: float = 1.54e11
     winograd_half_depth: float = 3.32
     winograd_half_width: float = 1.78
     winograd_input: float = 3.22e-10
@@ -61,7 +61,7 @@ class Constants:
     phases_pack: float = 1.31e-09
     toeplitz_call: float = 0.000113
     toeplitz_product: float = 4.88e-08
-    toeplitz_rate: float = 1.87e+11
+    toeplitz_rate: float = 1.87e11
     toeplitz_half_window: float = 61.6
     toeplitz_half_width: float = 1.27
     toeplitz_copy: float = 1.82e-09
@@ -77,7 +77,7 @@ class Constants:
     fft_alone: float = 1.48
     fft_split: float = 0.87
     fft_convert: float = 1.16e-09
-    fft_matrix_rate: float = 7.75e+10
+    fft_matrix_rate: float = 7.75e10
 
 
 FITTED = Constants()

@@ -25,6 +25,8 @@ PHASES_INNER_FROM = 32
 #: Numbers that the products of a tile may have: at least, at most, and between them for each channel summed over:
 #: long sums are worth large products, short ones want theirs in the cache.
 LEAST_RESULTS, MOST_RESULTS, RESULTS_PER_CHANNEL = 1 << 19, 1 << 22, 1 << 13
+#: Inputs that the plain form may copy for a row of its product, and rows that a minimal filter wants for a section.
+COPIES_PER_ROW, ROWS_PER_SECTION = 4, 256
 #: Sums of x that go into one product.
 MOST_INPUTS = 1 << 19
 #: Columns below which a product is too narrow to be worth a tile of its own, and rows above which it gains nothing.
@@ -58,14 +60,21 @@ FORMS = (PLAIN, Form(3, 2), Form(2, 3))
 
 
 def phase_forms(problem: Problem) -> tuple[Form, ...]:
-    """Forms that pay for a problem: the plain one, and the minimal filter with the fewest products."""
+    """Forms that pay for a problem: the plain one, and the minimal filter with the fewest products.
+
+    What is made of x for a column serves as many results as the product has rows: with few of them it costs more than
+    it saves, whatever the sizes.
+    """
     taps = problem.phases.max_taps
     if problem.dilation != 1 or problem.kernel_size < problem.stride:
         return ()
+    real = RealShape.of(problem)
+    rows = real.c_out * problem.stride
+    found = [PLAIN] if PLAIN.sections(taps) * real.c_in <= COPIES_PER_ROW * rows else []
     minimal = min(FORMS[1:], key=lambda form: (form.points / form.outputs * form.sections(taps), form.sections(taps)))
-    if taps < 2 or problem.precision == "ieee":
-        return (PLAIN,)
-    return PLAIN, minimal
+    if taps > 1 and problem.precision != "ieee" and rows >= ROWS_PER_SECTION * minimal.sections(taps):
+        found.append(minimal)
+    return tuple(found)
 
 
 def rows_of(problem: Problem) -> tuple[int, int]:

@@ -157,32 +157,32 @@ def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
 
 def _phases(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Products phase by phase, plain and by minimal filters."""
+    return [phase_plan(problem, device, limit, form) for form in phase_forms(problem)]
+
+
+def phase_plan(problem: Problem, device: DeviceSpec, limit: int, form: Form) -> CpuPlan:
+    """The plan of one form, whether it pays or not."""
     real, workers = RealShape.of(problem), _workers(device)
-    plans = []
-    for form in phase_forms(problem):
-        sections = form.sections(problem.phases.max_taps)
-        packed = form.points * problem.groups * sections * real.c_in * real.c_out * problem.stride * real.item
-        cells = max(limit - packed - _converted_weight(problem, real), 0) // (workers * real.item)
-        cut = phase_tiles(problem, form, cells // 2, workers)
-        columns = real.planes * cut.items * cut.groups
-        inputs = columns * sections * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
-        results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride
-        tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
-        plans.append(
-            CpuPlan(
-                "gemm",
-                form.name,
-                cut.items,
-                1,
-                cut.channels,
-                cut.groups * form.outputs,
-                form=form,
-                workspace_bytes=tile * real.item * workers + packed + _converted_weight(problem, real),
-                packing_key=("phases", form, real.c_in, is_complex(problem.x_dtype)),
-                packed_bytes=packed,
-            )
-        )
-    return plans
+    sections = form.sections(problem.phases.max_taps)
+    packed = form.points * problem.groups * sections * real.c_in * real.c_out * problem.stride * real.item
+    cells = max(limit - packed - _converted_weight(problem, real), 0) // (workers * real.item)
+    cut = phase_tiles(problem, form, cells // 2, workers)
+    columns = real.planes * cut.items * cut.groups
+    inputs = columns * sections * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
+    results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride
+    tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
+    return CpuPlan(
+        "gemm",
+        form.name,
+        cut.items,
+        1,
+        cut.channels,
+        cut.groups * form.outputs,
+        form=form,
+        workspace_bytes=tile * real.item * workers + packed + _converted_weight(problem, real),
+        packing_key=("phases", form, real.c_in, is_complex(problem.x_dtype)),
+        packed_bytes=packed,
+    )
 
 
 def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:

@@ -85,10 +85,14 @@ def _span(ratios: list[float]) -> str:
 def _provenance(data: dict[str, Any]) -> str:
     environment = data["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items() if number != "absent")
-    return (
+    text = (
         f"{environment['cpu']}, {environment['cores']} cores, Python {environment['python']}, {versions}; "
         f"{environment['date']}; `{environment['command'].strip()}`"
     )
+    later = [
+        f"{len(run['rows'])} rows again on {run['date']} by `{run['command']}`" for run in environment.get("later", [])
+    ]
+    return "; ".join([text, *later])
 
 
 def own_rows(data: dict[str, Any]) -> list[Row]:

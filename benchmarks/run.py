@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time this library on the CPU against PyTorch and SciPy.
 
-    python -m benchmarks.run [--rows GLOB] [--quick] [--all-methods | --plans-only] [--out FILE]
+    python -m benchmarks.run [--rows GLOB,...] [--quick] [--all-methods | --plans-only] [--out FILE]
 
 Every row is timed as a user would call it, conv_transpose1d(x, weight, bias, ...), nothing prepared; `prepared` is a
 column of its own. Half rows are timed in their own dtype and in float32. --all-methods also times every plan the
@@ -191,7 +191,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Run the rows and write, or print, the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default="*", help="rows whose names match this pattern")
+    parser.add_argument("--rows", default="*", help="rows whose names match one of these patterns, comma between")
     parser.add_argument("--quick", action="store_true", help="a few rounds of each row")
     plans = parser.add_mutually_exclusive_group()
     plans.add_argument("--all-methods", action="store_true", help="time every plan too, for the chooser's regret")
@@ -221,13 +221,19 @@ def main() -> None:
 
 
 def _write(path: Path, here: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Replace the rows that were run in a results file."""
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    """Replace the rows that were run in a results file; one that keeps other rows names this run as a later one."""
+    old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"environment": here, "rows": []}
     done = {(row["name"], row["dtype"]) for row in rows}
-    merged = [row for row in old if (row["name"], row["dtype"]) not in done] + rows
+    kept = [row for row in old["rows"] if (row["name"], row["dtype"]) not in done]
+    environment: dict[str, Any] = here
+    if kept:
+        environment = old["environment"]
+        later = {name: here[name] for name in ("command", "date")} | {"rows": sorted({row["name"] for row in rows})}
+        before = [run for run in environment.get("later", []) if run["command"] != here["command"]]
+        environment = environment | {"later": [*before, later]}
     order = {workload.name: index for index, workload in enumerate(workloads.load())}
-    merged.sort(key=lambda row: order[row["name"]])
-    results = {"environment": here, "summary": summarise(merged), "rows": merged}
+    merged = sorted(kept + rows, key=lambda row: order[row["name"]])
+    results = {"environment": environment, "summary": summarise(merged), "rows": merged}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -129,9 +129,9 @@ def shorten(workload: Workload) -> Workload:
 
 
 def load(pattern: str = "*", *, full: bool = False) -> Iterator[Workload]:
-    """Rows whose names match; shortened unless `full`."""
+    """Rows whose names match one of the patterns, with commas between them; shortened unless `full`."""
     fields = Workload.__dataclass_fields__
     for row in json.loads(LAYERS.read_text()):
         workload = Workload(**{key: value for key, value in row.items() if key in fields})
-        if fnmatch.fnmatch(workload.name, pattern):
+        if any(fnmatch.fnmatch(workload.name, part) for part in pattern.split(",")):
             yield workload if full else shorten(workload)

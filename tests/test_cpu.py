@@ -100,6 +100,7 @@ def test_awkward_geometries(name: str, dtype: str) -> None:
         assert_close(problem, plan, run(problem, plan, x, weight, bias), x, weight, bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["several tiles", "depthwise", "residues without taps", "large stride"])
 @pytest.mark.parametrize("limit", [0, 1 << 16, 1 << 20])
 def test_small_tiles_agree(name: str, limit: int) -> None:
@@ -276,6 +277,7 @@ def forget_scratch() -> None:
     cpu_threads._local.__dict__.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [4 << 20, 16 << 20])
 @pytest.mark.parametrize(
     "problem",

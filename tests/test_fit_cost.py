@@ -67,6 +67,7 @@ def test_quality_is_regret_and_error() -> None:
     assert "within 2x: 100 %" in text
 
 
+@pytest.mark.slow
 def test_the_cpus_constants_are_found_from_its_own_predictions() -> None:
     """The real model on real layers: times made from changed constants lead back to predictions of those times."""
     device = PRESETS["cpu"]

@@ -98,6 +98,7 @@ def test_random_geometries(problem: Problem, dtype: str, biased: bool, multiproc
     check(problem, device, lambda p, plan: run(p, plan, **order), plans)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_chunks_and_more_steps_than_the_rings_hold(dtype: str) -> None:
     """More than 8 steps wrap the ring of weights, 5 chunks that of x, and several tiles both."""

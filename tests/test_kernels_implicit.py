@@ -142,6 +142,7 @@ def in_parts(problem: Problem, cuts: int = 3) -> list[Plan]:
     return [plan_implicit.plan_of(problem, tile, parts) for tile in found for parts in chosen[:cuts]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_geometries_in_parts(name: str, dtype: str):

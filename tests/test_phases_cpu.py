@@ -102,6 +102,7 @@ def test_forms_offered() -> None:
     assert names(kernel_size=32) == ["phases"]
     assert names(kernel_size=32, c_out=64) == ["phases", "winograd3x2"]
     assert names(c_in=1024) == ["winograd3x2"]
+    assert names(c_in=1024, kernel_size=8) == ["phases"]
     assert names(c_out=31) == ["phases"]
     assert names(kernel_size=8) == ["phases"]
     assert names(precision="ieee") == ["phases"]

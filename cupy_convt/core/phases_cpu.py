@@ -70,7 +70,8 @@ def phase_forms(problem: Problem) -> tuple[Form, ...]:
         return ()
     real = RealShape.of(problem)
     rows = real.c_out * problem.stride
-    found = [PLAIN] if PLAIN.sections(taps) * real.c_in <= COPIES_PER_ROW * rows else []
+    # x is read as it lies where there is one tap
+    found = [PLAIN] if taps == 1 or taps * real.c_in <= COPIES_PER_ROW * rows else []
     minimal = min(FORMS[1:], key=lambda form: (form.points / form.outputs * form.sections(taps), form.sections(taps)))
     if taps > 1 and problem.precision != "ieee" and rows >= ROWS_PER_SECTION * minimal.sections(taps):
         found.append(minimal)

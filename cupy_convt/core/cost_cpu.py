@@ -104,6 +104,12 @@ def _outputs(problem: Problem, real: RealShape) -> int:
     return real.planes * problem.batch * problem.groups * real.c_out * problem.l_out
 
 
+def _tiles(problem: Problem, plan: CpuPlan, grid: RowGrid) -> int:
+    """Tiles of a plan that is cut along items, groups, channels and rows."""
+    channels = ceil_div(problem.groups, plan.group_tile) * ceil_div(problem.c_out_group, plan.channel_tile)
+    return ceil_div(problem.batch, plan.batch_tile) * channels * ceil_div(grid.rows, plan.row_tile)
+
+
 def _scale(real: RealShape, device: DeviceSpec) -> float:
     """How much faster than the fitted machine's float32 the products of this dtype are."""
     return (device.fp64 if real.item == 8 else device.fp32) / FITTED_PEAK
@@ -117,24 +123,12 @@ def _passes(real: RealShape) -> float:
 def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
     element = c.direct_element * _passes(real) + c.direct_loop / min(plan.row_tile, grid.rows)
-    tiles = (
-        ceil_div(problem.batch, plan.batch_tile)
-        * ceil_div(problem.groups, plan.group_tile)
-        * ceil_div(problem.c_out_group, plan.channel_tile)
-        * ceil_div(grid.rows, plan.row_tile)
-    )
-    each = _outputs(problem, real) * passes * element + tiles * c.direct_tile
+    each = _outputs(problem, real) * passes * element + _tiles(problem, plan, grid) * c.direct_tile
     return c.direct_call + each / device.multiprocessors
 
 
 def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     outputs = _outputs(problem, real)
-    tiles = (
-        problem.groups
-        * ceil_div(problem.batch, plan.batch_tile)
-        * ceil_div(problem.c_out_group, plan.channel_tile)
-        * ceil_div(grid.rows, plan.row_tile)
-    )
     chunks = ceil_div(max(grid.max_taps, 1), DENSE_TAPS)
     halo = min((min(grid.max_taps, DENSE_TAPS) - 1) * grid.input_step / min(plan.row_tile, problem.l_in), grid.max_taps)
     repeated = 1 + halo * (plan.row_tile < grid.rows)
@@ -146,7 +140,7 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     element = c.columns_element * _passes(real)
     if plan.variant == "rows":
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
-    calls = c.dense_call + tiles * chunks * c.dense_tile / device.multiprocessors
+    calls = c.dense_call + _tiles(problem, plan, grid) * chunks * c.dense_tile / device.multiprocessors
     return calls + 2 * products * repeated * real.c_in / rate + (adding + outputs) * element / device.multiprocessors
 
 

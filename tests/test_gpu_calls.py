@@ -323,24 +323,6 @@ def test_kernels_for_one_architecture_are_compiled_for_it(runtime, monkeypatch) 
     assert built == [("-std=c++17", "-arch=sm_90a", "-DCONVT_T=float")]
 
 
-def test_a_device_that_is_no_preset_gets_rates_from_its_clocks() -> None:
-    assert gpu.device_spec("NVIDIA H200", 90, {"MultiProcessorCount": 132}) is PRESETS["h200"]
-    assert gpu.device_spec("NVIDIA GeForce RTX 3060 Ti", 86, {"MultiProcessorCount": 38}).name.endswith("Ti")
-    attributes = {
-        "MultiProcessorCount": 128,
-        "ClockRate": 2_520_000,
-        "MemoryClockRate": 10_501_000,
-        "GlobalMemoryBusWidth": 384,
-        "MaxSharedMemoryPerBlockOptin": 101376,
-        "L2CacheSize": 72 << 20,
-    }
-    spec = gpu.device_spec("NVIDIA GeForce RTX 4090", 89, attributes)
-    assert spec.fp32 == pytest.approx(82.6e12, rel=0.01)
-    assert spec.bandwidth == pytest.approx(0.84 * 1008e9, rel=0.01)
-    assert (spec.multiprocessors, spec.shared_bytes, spec.cache_bytes) == (128, 101376, 72 << 20)
-    assert gpu.device_spec("Unknown", 121, attributes).fp32 > 0
-
-
 def test_cupy_takes_what_the_runtime_hands_over() -> None:
     """CuPy converts a launch's arguments before it asks the driver for anything, and refuses what it does not know."""
     from cupy.cuda.function import Function

@@ -7,7 +7,24 @@ sparsity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+#: Shared memory that a block has without asking for more.
+DEFAULT_SHARED_BYTES = 48 << 10
+#: What a copy reaches of the bandwidth that clock and bus width promise.
+_COPY_SHARE = 0.84
+#: FMA lanes, double lanes, TF32 and half multiply-adds of one multiprocessor in one clock, by architecture.
+_RATES = {
+    75: (64, 2, 0, 512),
+    80: (64, 32, 512, 1024),
+    86: (128, 2, 256, 512),
+    87: (128, 2, 256, 512),
+    89: (128, 2, 256, 512),
+    90: (128, 64, 1024, 2048),
+    100: (128, 64, 2048, 4096),
+    120: (128, 2, 512, 1024),
+}
 
 
 @dataclass(frozen=True)
@@ -83,3 +100,29 @@ def preset(name: str) -> DeviceSpec:
         return PRESETS[name.lower()]
     except KeyError:
         raise ValueError(f"device: expected one of {', '.join(sorted(PRESETS))}, got {name!r}") from None
+
+
+def spec_of(name: str, architecture: int, attributes: Mapping[str, int]) -> DeviceSpec:
+    """The preset of that name and size, else rates from CUDA's attributes: clocks, bus width and multiprocessors."""
+    for known in PRESETS.values():
+        same_size = attributes["MultiProcessorCount"] == known.multiprocessors
+        if not known.is_cpu and same_size and name.replace("NVIDIA ", "").startswith(known.name):
+            return known
+    rates = _RATES.get(architecture) or _RATES[max(a for a in _RATES if a <= max(architecture, 75))]
+    multiprocessors = attributes["MultiProcessorCount"]
+    clock = attributes.get("ClockRate", 1_400_000) * 1e3
+    fp32, fp64, tf32, fp16 = (2.0 * rate * multiprocessors * clock for rate in rates)
+    bus_bytes = attributes.get("GlobalMemoryBusWidth", 256) / 8
+    return DeviceSpec(
+        name=name,
+        kind="cuda",
+        architecture=architecture,
+        multiprocessors=multiprocessors,
+        shared_bytes=attributes.get("MaxSharedMemoryPerBlockOptin", DEFAULT_SHARED_BYTES),
+        bandwidth=_COPY_SHARE * 2 * attributes.get("MemoryClockRate", 7_000_000) * 1e3 * bus_bytes,
+        fp32=fp32,
+        fp64=fp64,
+        tf32=tf32,
+        fp16=fp16,
+        cache_bytes=attributes.get("L2CacheSize", 4 << 20),
+    )

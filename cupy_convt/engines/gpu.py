@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import cupy
 import numpy as np
 from cupy.cuda.device import get_cublas_handle
 
-from cupy_convt.core.device import PRESETS, DeviceSpec
+from cupy_convt.core.device import DEFAULT_SHARED_BYTES, DeviceSpec, spec_of
 from cupy_convt.core.launch import Fft, Gemm, Launch, Step
 from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
@@ -26,53 +26,13 @@ from cupy_convt.engines.source import compiler_options, kernel_source
 
 #: Transform plans kept per process; each holds a work area of about the size of its data.
 FFT_PLANS = 16
-_DEFAULT_SHARED_BYTES = 48 << 10
-# what a copy reaches of the bandwidth that clock and bus width promise
-_COPY_SHARE = 0.84
-# FMA lanes, double lanes, TF32 and half multiply-adds of one multiprocessor in one clock, by architecture
-_RATES = {
-    75: (64, 2, 0, 512),
-    80: (64, 32, 512, 1024),
-    86: (128, 2, 256, 512),
-    87: (128, 2, 256, 512),
-    89: (128, 2, 256, 512),
-    90: (128, 64, 1024, 2048),
-    100: (128, 64, 2048, 4096),
-    120: (128, 2, 512, 1024),
-}
-
-
-def device_spec(name: str, architecture: int, attributes: Mapping[str, int]) -> DeviceSpec:
-    """The preset of that name and size, else rates from clocks, bus width and multiprocessors."""
-    for known in PRESETS.values():
-        same_size = attributes["MultiProcessorCount"] == known.multiprocessors
-        if not known.is_cpu and same_size and name.replace("NVIDIA ", "").startswith(known.name):
-            return known
-    rates = _RATES.get(architecture) or _RATES[max(a for a in _RATES if a <= max(architecture, 75))]
-    multiprocessors = attributes["MultiProcessorCount"]
-    clock = attributes.get("ClockRate", 1_400_000) * 1e3
-    fp32, fp64, tf32, fp16 = (2.0 * rate * multiprocessors * clock for rate in rates)
-    bus_bytes = attributes.get("GlobalMemoryBusWidth", 256) / 8
-    return DeviceSpec(
-        name=name,
-        kind="cuda",
-        architecture=architecture,
-        multiprocessors=multiprocessors,
-        shared_bytes=attributes.get("MaxSharedMemoryPerBlockOptin", _DEFAULT_SHARED_BYTES),
-        bandwidth=_COPY_SHARE * 2 * attributes.get("MemoryClockRate", 7_000_000) * 1e3 * bus_bytes,
-        fp32=fp32,
-        fp64=fp64,
-        tf32=tf32,
-        fp16=fp16,
-        cache_bytes=attributes.get("L2CacheSize", 4 << 20),
-    )
 
 
 @cache
 def _probed(ordinal: int) -> DeviceSpec:
     device = cupy.cuda.Device(ordinal)
     name = cupy.cuda.runtime.getDeviceProperties(ordinal)["name"].decode()
-    spec = device_spec(name, int(device.compute_capability), device.attributes)
+    spec = spec_of(name, int(device.compute_capability), device.attributes)
     return replace(spec, own_instructions=_takes_own_instructions()) if spec.architecture == 90 else spec
 
 
@@ -181,7 +141,7 @@ class CupyRuntime:
         kernel((launch.grid,), (launch.block,), tuple(native), shared_mem=launch.shared_bytes)
 
     def _kernel(self, launch: Launch) -> Any:
-        large = launch.shared_bytes > _DEFAULT_SHARED_BYTES
+        large = launch.shared_bytes > DEFAULT_SHARED_BYTES
         key = (cupy.cuda.runtime.getDevice(), launch.variant, large)
         kernel = self._kernels.get(key)
         if kernel is None:

@@ -51,7 +51,8 @@ def environment(module: str = "benchmarks.run") -> dict[str, Any]:
         "cores": CpuEngine().device().multiprocessors,
         "python": platform.python_version(),
         "versions": {
-            name: _version(name) for name in ("numpy", "scipy", "torch", "onnxruntime", "ml_dtypes", "cupy-convt")
+            name: _version(name)
+            for name in ("numpy", "scipy", "torch", "onnxruntime", "openvino", "ml_dtypes", "cupy-convt")
         },
         "date": datetime.date.today().isoformat(),
         "command": f"python -m {module} " + " ".join(sys.argv[1:]),

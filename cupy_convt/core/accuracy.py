@@ -109,8 +109,10 @@ def error_bound(problem: Problem, plan: Plan | CpuPlan) -> ErrorBound:
 
 
 def tensor_core_products(problem: Problem, plan: Plan | CpuPlan) -> str:
-    """The kind of tensor-core products of a plan: "half", "tf32", "3xtf32", or none."""
-    if isinstance(plan, CpuPlan) or plan.method != "gemm" or "fma" in plan.variant:
+    """The kind of a plan's products that have a rate of their own: "half", "tf32", "3xtf32", or none."""
+    if isinstance(plan, CpuPlan):
+        return "half" if plan.narrow else ""
+    if plan.method != "gemm" or "fma" in plan.variant:
         return ""
     if problem.x_dtype in ACCUMULATOR:
         return "half"

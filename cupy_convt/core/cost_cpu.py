@@ -39,6 +39,7 @@ class Constants:
     dense_call: float = 0.000901
     dense_tile: float = 0.000112
     dense_rate: float = 1.85e11
+    dense_narrow_rate: float = 3.2e11
     dense_half_channels: float = 11.2
     dense_half_width: float = 9.07
     columns_element: float = 4.47e-10
@@ -134,11 +135,11 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     repeated = 1 + halo * (plan.row_tile < grid.rows)
     products = real.planes * problem.batch * problem.l_in * problem.groups * real.c_out * problem.kernel_size
     width = real.c_out * problem.kernel_size
-    rate = c.dense_rate * _scale(real, device)
+    rate = c.dense_narrow_rate * device.fp16 / (2 * FITTED_PEAK) if plan.narrow else c.dense_rate * _scale(real, device)
     rate *= real.c_in / (real.c_in + c.dense_half_channels) * width / (width + c.dense_half_width)
     adding = products * repeated
     element = c.columns_element * _passes(real)
-    if plan.variant == "rows":
+    if plan.variant.startswith("rows"):
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
     calls = c.dense_call + _tiles(problem, plan, grid) * chunks * c.dense_tile / device.multiprocessors
     return calls + 2 * products * repeated * real.c_in / rate + (adding + outputs) * element / device.multiprocessors

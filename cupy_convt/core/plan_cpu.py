@@ -32,7 +32,7 @@ class CpuPlan:
 
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
     and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `form` that of short filters, `fft`
-    that of transforms.
+    that of transforms; `narrow` products take bfloat16 operands as they are.
     Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
     Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
     """
@@ -46,6 +46,7 @@ class CpuPlan:
     block: int = 0
     form: Form | None = None
     fft: FftForm | None = None
+    narrow: bool = False
     workspace_bytes: int = 0
     packing_key: tuple[object, ...] = ()
     packed_bytes: int = 0
@@ -116,43 +117,49 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
 
 def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Tiles of one product: its result stays in cache until it is added up."""
+    bfloat16 = problem.x_dtype == problem.weight_dtype == "bfloat16" and device.fp16 > 0
+    return [
+        _dense_plan(problem, device, limit, variant, most, narrow=narrow)
+        for narrow in (False, True)[: 1 + bfloat16]
+        for variant, most in (("columns", 1 << 20), ("rows", 1 << 19))
+    ]
+
+
+def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, most: int, *, narrow: bool) -> CpuPlan:
     real, grid = RealShape.of(problem), row_grid(problem)
     outputs = real.c_out // problem.c_out_group
     taps = min(DENSE_TAPS, max(grid.max_taps, 1))
     kernel = min(problem.kernel_size, taps * grid.tap_step)
-    packed = _converted_weight(problem, real)
+    packed = 0 if narrow else _converted_weight(problem, real)
     by_tiles = packed > limit // 2
     packed = 0 if by_tiles else packed
-    plans = []
-    for variant, most in (("columns", 1 << 20), ("rows", 1 << 19)):
-        share = max(limit - packed, 0) // (_workers(device) * real.item)
-        batch_tile, channel_tile, row_tile = dense_tile(
-            problem, variant, max(min(most, share // 3), kernel), _workers(device)
-        )
-        if by_tiles:
-            channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
-        columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
-        tile = columns * channel_tile * outputs * kernel
-        if real.converted or batch_tile > 1:
-            tile += columns * real.c_in
-        if real.converted:
-            tile += 3 * real.planes * batch_tile * row_tile * problem.stride * channel_tile * outputs
-        if by_tiles:
-            tile += 2 * real.c_in * channel_tile * outputs * kernel
-        plans.append(
-            CpuPlan(
-                "gemm",
-                variant,
-                batch_tile,
-                1,
-                channel_tile,
-                row_tile,
-                workspace_bytes=tile * real.item * _workers(device) + packed,
-                packing_key=("real", *_packing(problem)) if packed else (),
-                packed_bytes=packed,
-            )
-        )
-    return plans
+    share = max(limit - packed, 0) // (_workers(device) * real.item)
+    batch_tile, channel_tile, row_tile = dense_tile(
+        problem, variant, max(min(most, share // 3), kernel), _workers(device)
+    )
+    if by_tiles or narrow:
+        channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
+    columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
+    tile = columns * channel_tile * outputs * kernel
+    if real.converted or batch_tile > 1:
+        tile += columns * real.c_in
+    if real.converted:
+        tile += 3 * real.planes * batch_tile * row_tile * problem.stride * channel_tile * outputs
+    if by_tiles or narrow:
+        tile += 2 * real.c_in * channel_tile * outputs * kernel
+    return CpuPlan(
+        "gemm",
+        f"{variant}_bf16" if narrow else variant,
+        batch_tile,
+        1,
+        channel_tile,
+        row_tile,
+        narrow=narrow,
+        workspace_bytes=tile * real.item * _workers(device) + packed,
+        packing_key=("real", *_packing(problem)) if packed else (),
+        packed_bytes=packed,
+        notes=("bfloat16 products of OpenVINO: subnormal numbers count as zero",) if narrow else (),
+    )
 
 
 def _phases(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:

@@ -13,7 +13,7 @@ import numpy as np
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, is_complex
-from cupy_convt.engines import cpu_dense, cpu_direct, cpu_fft, cpu_fft_pack, cpu_phases, cpu_toeplitz
+from cupy_convt.engines import cpu_bf16, cpu_dense, cpu_direct, cpu_fft, cpu_fft_pack, cpu_phases, cpu_toeplitz
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
 from cupy_convt.engines.dtypes import named_dtype
@@ -24,7 +24,8 @@ PARALLEL_FROM = 1 << 18
 
 @lru_cache(maxsize=1)
 def _this_cpu() -> DeviceSpec:
-    return replace(PRESETS["cpu"], multiprocessors=cores())
+    preset = PRESETS["cpu"]
+    return replace(preset, multiprocessors=cores(), fp16=2 * preset.fp32 if cpu_bf16.available() else 0.0)
 
 
 class CpuEngine:

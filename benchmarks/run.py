@@ -18,6 +18,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ from cupy_convt.engines.cpu import CpuEngine
 
 #: Plans predicted to take more than this many times the chosen one are not timed.
 HOPELESS = 4.0
+#: Plans this many times slower than the fastest in the first rounds are not timed in the later ones, of which there are
+#: as many as it takes to tell the others apart on a shared machine.
+NEAR = 1.4
+PLAN_ROUNDS = {"rounds": 9}
+
+Key = tuple[str, bool]
 
 
 def environment(module: str = "benchmarks.run") -> dict[str, Any]:
@@ -118,13 +125,20 @@ def time_plans(workload: workloads.Workload, arrays: rivals.Arrays, budget: dict
     # a plan that packs nothing is the same call either way
     keys = {(name, kept and bool(plan.packing_key)): plan for kept in plans for name, plan in plans[kept].items()}
     calls = {key: rivals.planned(workload, arrays, plan, kept=key[1]) for key, plan in keys.items()}
-    times = {key: round(timing.median * 1e3, 5) for key, timing in interleaved(calls, **budget).items()}
+    groups = [[(name, kept and bool(plan.packing_key)) for name, plan in plans[kept].items()] for kept in plans]
+    timings = interleaved(calls, **budget | PLAN_ROUNDS, contenders=lambda times: _contenders(times, groups))
+    times = {key: round(timing.median * 1e3, 5) for key, timing in timings.items()}
     found: dict[str, Any] = {}
     for kept, field in ((False, ""), (True, "kept_")):
         measured = {name: times[name, kept and bool(plan.packing_key)] for name, plan in plans[kept].items()}
         found[f"{field}plans_ms"] = measured
         found[f"{field}regret"] = round(measured[choices[kept].plan.name] / min(measured.values()), 4)
     return found
+
+
+def _contenders(times: Mapping[Key, float], groups: Sequence[Sequence[Key]]) -> set[Key]:
+    """Plans that are near the fastest of a group they are in."""
+    return {key for group in groups for key in group if times[key] <= NEAR * min(times[other] for other in group)}
 
 
 def _error(ours: rivals.Array, theirs: rivals.Array) -> float:

@@ -5,7 +5,8 @@ All calls of a row take turns, so that what else the machine does meets each of 
 that is not counted, and runs for TURN_SECONDS. The pause lets the threads of the call before go to sleep (OpenMP's and
 OpenBLAS's spin on the cores for milliseconds after their work is done), the uncounted run wakes the caller's own.
 Rounds go on until `seconds` have passed and `rounds` have been made, but not beyond `patience` seconds; a call slower
-than a quarter of that is timed by its first run alone.
+than a quarter of that is timed by its first run alone. Where only the fastest calls matter, the others may drop out
+after SCREENING rounds, which leaves more of them for those between which it is close.
 
 Medians are compared. Fastest runs are kept beside them: far below the median, they say the machine was not quiet.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ K = TypeVar("K")
 #: Pause before a call's turn, and how long a turn of a short call lasts.
 SETTLE_SECONDS = 0.02
 TURN_SECONDS = 0.02
+#: Rounds that every call takes part in.
+SCREENING = 2
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ def summarise(samples: list[float]) -> Timing:
 
 
 def interleaved(
-    calls: Mapping[K, Callable[[], object]], *, seconds: float = 0.6, rounds: int = 5, patience: float = 10.0
+    calls: Mapping[K, Callable[[], object]],
+    *,
+    seconds: float = 0.6,
+    rounds: int = 5,
+    patience: float = 10.0,
+    contenders: Callable[[Mapping[K, float]], Container[K]] | None = None,
 ) -> dict[K, Timing]:
-    """Time every call, in turns."""
+    """Time every call, in turns; after SCREENING rounds those only that `contenders` picks by their medians so far."""
     first = {name: _once(call) for name, call in calls.items()}
     samples: dict[K, list[float]] = {name: [] for name in calls}
     quick = {name: call for name, call in calls.items() if first[name] < patience / 4}
@@ -69,6 +77,9 @@ def interleaved(
         for name, call in quick.items():
             samples[name] += _turn(call)
         done += 1
+        if contenders is not None and done >= SCREENING:
+            left = contenders({name: summarise(samples[name] or [first[name]]).median for name in calls})
+            quick = {name: call for name, call in quick.items() if name in left}
         if time.perf_counter() - began > patience:
             break
     return {name: summarise(samples[name] or [first[name]]) for name in calls}

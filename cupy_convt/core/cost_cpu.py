@@ -14,13 +14,15 @@ from math import log2
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
-from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
+from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, threads
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
 from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
+#: Bytes that memory moves at once.
+LINE_BYTES = 64
 #: The peak (flop/s, float32) of the machine that the constants below are from.
 FITTED_PEAK = 205e9
 #: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
@@ -36,12 +38,15 @@ class Constants:
     direct_tile: float = 3.24e-05
     direct_element: float = 7.19e-10
     direct_loop: float = 9.54e-09
+    direct_pass: float = 1.2e-06
+    direct_store: float = 2e-11
     dense_call: float = 0.000901
     dense_tile: float = 0.000112
     dense_rate: float = 1.85e11
     dense_narrow_rate: float = 3.2e11
     dense_half_channels: float = 11.2
     dense_half_width: float = 9.07
+    dense_operand: float = 4e-10
     columns_element: float = 4.47e-10
     rows_element: float = 9.42e-10
     rows_loop: float = 9.68e-10
@@ -50,6 +55,7 @@ class Constants:
     phases_rate: float = 1.76e11
     phases_half_depth: float = 15.8
     phases_half_width: float = 6.2
+    phases_operand: float = 4e-10
     phases_input: float = 3.49e-10
     phases_result: float = 6.55e-10
     winograd_call: float = 0.00108
@@ -57,14 +63,17 @@ class Constants:
     winograd_rate: float = 1.54e11
     winograd_half_depth: float = 3.32
     winograd_half_width: float = 1.78
+    winograd_operand: float = 4e-10
     winograd_input: float = 3.22e-10
     winograd_result: float = 1.17e-09
     phases_pack: float = 1.31e-09
     toeplitz_call: float = 0.000113
+    toeplitz_tile: float = 3e-05
     toeplitz_product: float = 4.88e-08
     toeplitz_rate: float = 1.87e11
     toeplitz_half_window: float = 61.6
     toeplitz_half_width: float = 1.27
+    toeplitz_half_rows: float = 8.0
     toeplitz_copy: float = 1.82e-09
     toeplitz_output: float = 1.15e-10
     toeplitz_pack: float = 7.46e-10
@@ -72,6 +81,8 @@ class Constants:
     fft_point: float = 2.28e-10
     fft_product: float = 8e-11
     fft_output: float = 5.36e-10
+    fft_store: float = 2e-11
+    fft_fill: float = 1e-10
     fft_pack: float = 7.72e-10
     fft_tile: float = 0.000132
     fft_loop: float = 5.85e-08
@@ -116,6 +127,16 @@ def _scale(real: RealShape, device: DeviceSpec) -> float:
     return (device.fp64 if real.item == 8 else device.fp32) / FITTED_PEAK
 
 
+def _busy(problem: Problem, device: DeviceSpec, tiles: int) -> int:
+    """Cores that have something to do."""
+    return min(threads(problem, device.multiprocessors), max(tiles, 1))
+
+
+def _apart(problem: Problem, real: RealShape) -> float:
+    """Lines of the cache that a store of every stride-th sample touches, as a share of one for each sample."""
+    return min(problem.stride * real.item / LINE_BYTES, 1.0) * LINE_BYTES / real.item
+
+
 def _passes(real: RealShape) -> float:
     """Element-wise work of a dtype relative to float32: twice the bytes, or a conversion besides."""
     return real.item / 4 + (1.0 if real.converted else 0.0)
@@ -124,8 +145,11 @@ def _passes(real: RealShape) -> float:
 def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
     element = c.direct_element * _passes(real) + c.direct_loop / min(plan.row_tile, grid.rows)
-    each = _outputs(problem, real) * passes * element + _tiles(problem, plan, grid) * c.direct_tile
-    return c.direct_call + each / device.multiprocessors
+    calls = sum(2 * real.c_in * run.taps + 1 for run in grid.runs)
+    each = _outputs(problem, real) * (passes * element + c.direct_store * _apart(problem, real))
+    tiles = _tiles(problem, plan, grid)
+    each += tiles * (c.direct_tile + calls * c.direct_pass)
+    return c.direct_call + each / _busy(problem, device, tiles)
 
 
 def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -137,12 +161,18 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     width = real.c_out * problem.kernel_size
     rate = c.dense_narrow_rate * device.fp16 / (2 * FITTED_PEAK) if plan.narrow else c.dense_rate * _scale(real, device)
     rate *= real.c_in / (real.c_in + c.dense_half_channels) * width / (width + c.dense_half_width)
-    adding = products * repeated
+    adding, cuts = products * repeated, ceil_div(problem.c_out_group, plan.channel_tile)
     element = c.columns_element * _passes(real)
     if plan.variant.startswith("rows"):
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
-    calls = c.dense_call + _tiles(problem, plan, grid) * chunks * c.dense_tile / device.multiprocessors
-    return calls + 2 * products * repeated * real.c_in / rate + (adding + outputs) * element / device.multiprocessors
+    tiles = _tiles(problem, plan, grid)
+    busy = _busy(problem, device, tiles)
+    each = tiles * chunks * c.dense_tile + (adding + outputs) * element
+    # BLAS copies both operands of every product
+    times = ceil_div(problem.batch, plan.batch_tile) * ceil_div(grid.rows, plan.row_tile)
+    copied = times * problem.groups * real.c_in * width + chunks * cuts * problem.batch * problem.c_in * problem.l_in
+    each += copied * c.dense_operand
+    return c.dense_call + (2 * products * repeated * real.c_in / rate * device.multiprocessors + each) / busy
 
 
 def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -152,27 +182,31 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     columns = real.planes * problem.batch * problem.groups * ceil_div(stop - first, form.outputs) * form.points
     depth, width = sections * real.c_in, real.c_out * problem.stride
     cuts = ceil_div(problem.c_out_group, plan.channel_tile)
-    tiles = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile) * problem.groups * cuts
-    call, tile, rate, half_depth, half_width, an_input, a_result = (
+    times = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile)
+    tiles = times * problem.groups * cuts
+    call, tile, rate, half_depth, half_width, an_operand, an_input, a_result = (
         (
             c.phases_call,
             c.phases_tile,
             c.phases_rate,
             c.phases_half_depth,
             c.phases_half_width,
+            c.phases_operand,
             c.phases_input,
             c.phases_result,
         )
         if form.points == 1
         else (
             *(c.winograd_call, c.winograd_tile, c.winograd_rate, c.winograd_half_depth, c.winograd_half_width),
-            *(c.winograd_input, c.winograd_result),
+            *(c.winograd_operand, c.winograd_input, c.winograd_result),
         )
     )
     rate *= _scale(real, device) * depth / (depth + half_depth) * width / (width + half_width)
-    each = columns * (min(cuts, device.multiprocessors) * depth * an_input + width * a_result)
+    copied = times * problem.groups * form.points * depth * width + cuts * columns * depth
+    each = columns * (min(cuts, device.multiprocessors) * depth * an_input + width * a_result) + copied * an_operand
     each = each * _passes(real) + tiles * tile
-    return call + 2.0 * columns * depth * width / rate + each / device.multiprocessors
+    busy = _busy(problem, device, tiles)
+    return call + (2.0 * columns * depth * width / rate * device.multiprocessors + each) / busy
 
 
 def _toeplitz(
@@ -185,12 +219,14 @@ def _toeplitz(
     if together < MERGED_BELOW:
         together *= plan.batch_tile * real.planes
     products = blocks / together * real.c_out
-    rate = c.toeplitz_rate * _scale(real, device)
+    rate = c.toeplitz_rate * _scale(real, device) * together / (together + c.toeplitz_half_rows)
     rate *= window / (window + c.toeplitz_half_window) * width / (width + c.toeplitz_half_width)
     outputs = blocks * width * real.c_out
     each = (blocks * window * c.toeplitz_copy + outputs * c.toeplitz_output) * _passes(real)
-    each += products * c.toeplitz_product
-    return c.toeplitz_call + 2.0 * outputs * window / rate + each / device.multiprocessors
+    tiles = _tiles(problem, plan, grid)
+    each += products * c.toeplitz_product + tiles * c.toeplitz_tile
+    busy = _busy(problem, device, tiles)
+    return c.toeplitz_call + (2.0 * outputs * window / rate * device.multiprocessors + each) / busy
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -213,7 +249,9 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
     each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
     each = each * form.length + (inputs + results) * c.fft_loop
-    busy = min(device.multiprocessors, max(tiles, 1))
+    if phases < problem.stride:  # the rest is filled with zeros, and samples are stored one by one
+        each += _outputs(problem, real) * (c.fft_fill + phases / problem.stride * c.fft_store * _apart(problem, real))
+    busy = _busy(problem, device, tiles)
     total = 0.0
     if real.c_in < MATRIX_CHANNELS:
         each += results * form.length * real.c_in * c.fft_product

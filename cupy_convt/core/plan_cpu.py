@@ -24,6 +24,8 @@ METHODS = ("direct", "gemm", "fft")
 TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
+#: Multiply-accumulates, sixteen of them for one, plus results below which a second thread costs more than it brings.
+PARALLEL_FROM = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ def _converted_weight(problem: Problem, real: RealShape) -> int:
     if problem.weight_dtype == real_dtype(problem.accumulator):
         return 0
     return problem.groups * real.c_in * real.c_out * problem.kernel_size * real.item
+
+
+def threads(problem: Problem, cores: int) -> int:
+    """Threads that a problem is worth."""
+    results = problem.batch * problem.c_out * problem.l_out
+    return cores if problem.macs * problem.real_multiplies // 16 + results > PARALLEL_FROM else 1
 
 
 def _workers(device: DeviceSpec) -> int:

@@ -11,15 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.plan_cpu import CpuPlan
+from cupy_convt.core.plan_cpu import CpuPlan, threads
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.engines import cpu_bf16, cpu_dense, cpu_direct, cpu_fft, cpu_fft_pack, cpu_phases, cpu_toeplitz
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
 from cupy_convt.engines.dtypes import named_dtype
-
-#: Multiply-accumulates plus results below which a second thread costs more than it brings.
-PARALLEL_FROM = 1 << 18
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +94,7 @@ class CpuEngine:
         operand = self.pack(problem, plan, weight) if packed is None else packed
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
-        parallel = problem.macs * problem.real_multiplies // 16 + out.size > PARALLEL_FROM
+        parallel = threads(problem, cores()) > 1
         if plan.method == "fft":
             cpu_fft.run(pieces, plan, operand, parallel=parallel)
         elif plan.method == "direct":

@@ -42,7 +42,11 @@ def test_medians_of_calls_in_turns(clock: list[float]) -> None:
 def test_calls_out_of_the_running_take_no_more_turns(clock: list[float]) -> None:
     calls = {"slow": lasting(clock, 2.0), "near": lasting(clock, 1.1), "fast": lasting(clock, 1.0)}
     times = timing.interleaved(
-        calls, rounds=9, seconds=0.0, patience=1000.0, contenders=lambda medians: {n for n in medians if medians[n] < 1.5}
+        calls,
+        rounds=9,
+        seconds=0.0,
+        patience=1000.0,
+        contenders=lambda medians: {n for n in medians if medians[n] < 1.5},
     )
     assert {name: found.runs for name, found in times.items()} == {"slow": timing.SCREENING, "near": 9, "fast": 9}
 
@@ -55,4 +59,7 @@ def test_a_call_that_takes_too_long_is_timed_once(clock: list[float]) -> None:
 def test_contenders_are_near_the_best_of_one_of_their_groups() -> None:
     times = {("a", False): 1.0, ("b", False): 1.3, ("c", False): 9.0, ("c", True): 0.5}
     assert _contenders(times, [[("a", False), ("b", False), ("c", False)]]) == {("a", False), ("b", False)}
-    assert _contenders(times, [[("a", False), ("c", False)], [("a", False), ("c", True)]]) == {("a", False), ("c", True)}
+    assert _contenders(times, [[("a", False), ("c", False)], [("a", False), ("c", True)]]) == {
+        ("a", False),
+        ("c", True),
+    }

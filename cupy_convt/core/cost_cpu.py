@@ -71,9 +71,7 @@ class Constants:
     toeplitz_tile: float = 3e-05
     toeplitz_product: float = 4.88e-08
     toeplitz_rate: float = 1.87e11
-    toeplitz_half_window: float = 61.6
-    toeplitz_half_width: float = 1.27
-    toeplitz_half_rows: float = 8.0
+    toeplitz_right: float = 5e-10
     toeplitz_copy: float = 1.82e-09
     toeplitz_output: float = 1.15e-10
     toeplitz_pack: float = 7.46e-10
@@ -90,6 +88,8 @@ class Constants:
     fft_split: float = 0.87
     fft_convert: float = 1.16e-09
     fft_matrix_rate: float = 7.75e10
+    fft_half_channels: float = 8.0
+    fft_turn: float = 1e-09
 
 
 FITTED = Constants()
@@ -132,9 +132,9 @@ def _busy(problem: Problem, device: DeviceSpec, tiles: int) -> int:
     return min(threads(problem, device.multiprocessors), max(tiles, 1))
 
 
-def _apart(problem: Problem, real: RealShape) -> float:
-    """Lines of the cache that a store of every stride-th sample touches, as a share of one for each sample."""
-    return min(problem.stride * real.item / LINE_BYTES, 1.0) * LINE_BYTES / real.item
+def _apart(problem: Problem, real: RealShape) -> int:
+    """Samples between two that are stored one after the other, up to a line of the cache: what such a store costs."""
+    return min(problem.stride, LINE_BYTES // real.item)
 
 
 def _passes(real: RealShape) -> float:
@@ -218,15 +218,15 @@ def _toeplitz(
     together = min(rows_of_blocks, ceil_div(grid.rows, plan.block))
     if together < MERGED_BELOW:
         together *= plan.batch_tile * real.planes
-    products = blocks / together * real.c_out
-    rate = c.toeplitz_rate * _scale(real, device) * together / (together + c.toeplitz_half_rows)
-    rate *= window / (window + c.toeplitz_half_window) * width / (width + c.toeplitz_half_width)
-    outputs = blocks * width * real.c_out
-    each = (blocks * window * c.toeplitz_copy + outputs * c.toeplitz_output) * _passes(real)
+    products, outputs = blocks / together * real.c_out, blocks * width * real.c_out
+    # windows are copied for the product, and by BLAS with the matrix of taps for each product
+    each = (
+        blocks * window * c.toeplitz_copy + products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
+    )
     tiles = _tiles(problem, plan, grid)
-    each += products * c.toeplitz_product + tiles * c.toeplitz_tile
-    busy = _busy(problem, device, tiles)
-    return c.toeplitz_call + (2.0 * outputs * window / rate * device.multiprocessors + each) / busy
+    each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile
+    multiplying = 2.0 * outputs * window / (c.toeplitz_rate * _scale(real, device)) * device.multiprocessors
+    return c.toeplitz_call + (multiplying + each) / _busy(problem, device, tiles)
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -254,9 +254,11 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     busy = _busy(problem, device, tiles)
     total = 0.0
     if real.c_in < MATRIX_CHANNELS:
-        each += results * form.length * real.c_in * c.fft_product
+        each += results * form.length * (2 * real.c_in - 1) * c.fft_product  # multiplied, and added to the others
     else:
-        total += 4.0 * results * form.length * real.c_in / (c.fft_matrix_rate * _scale(real, device))
+        rate = c.fft_matrix_rate * _scale(real, device) * real.c_in / (real.c_in + c.fft_half_channels)
+        total += 4.0 * results * form.length * real.c_in / rate
+        each += inputs * form.length * c.fft_turn
         # products of few rows read the spectra at the speed of memory
         total += (
             2.0 * _filter_points(problem, form, real) * real.item / device.bandwidth * max(1, tiles // max(cuts, 1))

@@ -30,9 +30,9 @@ enum {
   LENGTH = F::M << REAL,  // samples of a block
   R = F::R,
   BLOCKS = F::TEAM < 64 ? 64 / F::TEAM : 1,
-  // a multiprocessor's 512 threads of 128 registers; 448 of 144 where blocks are small; fewer in double, more each
+  // a multiprocessor's 512 threads of 128 registers; 448 of 144 where blocks are small; in double fewer, of more each
   WIDE = sizeof(C) == 16,
-  LESS = F::TEAM <= 64 ? 3 : WIDE && F::TEAM == 128 ? 2 : WIDE && !REAL ? 1 : 0,
+  LESS = F::TEAM <= 64 ? 3 : WIDE && F::TEAM == 128 ? 2 : WIDE && !REAL && F::TEAM <= 256 ? 1 : 0,
   RESIDENT = LESS == 3 ? 7 - WIDE : LESS == 2 ? 3 : 1,
 };
 

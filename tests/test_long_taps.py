@@ -124,5 +124,7 @@ def test_memory_of_long_taps_stays_under_the_limit(problem: Problem, limit: int)
         assert runtime.living == 0
         assert runtime.peak + plan.library_bytes <= plan.workspace_bytes
     assert tiled
-    for plan in fft_plans(problem, 24 << 20):
-        assert traced(problem, plan) <= max(plan.workspace_bytes, 24 << 20) + (1 << 18)
+    chosen = [plan for plan in fft_plans(problem, 24 << 20) if plan.workspace_bytes <= 24 << 20]
+    assert chosen
+    for plan in chosen:
+        assert traced(replace(problem, has_bias=True), plan) <= plan.workspace_bytes + (1 << 18), plan.name

@@ -9,6 +9,7 @@ import pytest
 from cupy_convt.core import fft_tiles, plan_fft
 from cupy_convt.core.cost_gpu import seconds
 from cupy_convt.core.device import PRESETS
+from cupy_convt.core.dispatch import choose
 from cupy_convt.core.fft_blocks import choose_blocks, good_length, reach
 from cupy_convt.core.interleave import q_count
 from cupy_convt.core.launch import Fft, Gemm
@@ -201,6 +202,14 @@ def test_ieee_precision_keeps_to_complex_products() -> None:
     p = Problem(1, 64, 64_000, 64, 1024, precision="ieee")
     assert len(plan_fft.candidates(p, H200, 1 << 30)) == 2
     assert len(plan_fft.candidates(replace(p, precision="tf32"), H200, 1 << 30)) == 3
+
+
+def test_three_real_products_are_chosen_for_many_channels() -> None:
+    p = Problem(1, 384, 480_000, 384, 1024)
+    for precision, start in ((None, "three-product matrices"), ("ieee", "matrices")):
+        choice = choose(replace(p, precision=precision), H200, workspace_limit=1 << 35, kept=True)
+        assert choice.plan.variant.startswith(start)
+        assert choice.plan.workspace_bytes <= 1 << 35
 
 
 def test_what_the_method_cannot_take() -> None:

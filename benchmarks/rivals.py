@@ -4,13 +4,16 @@
 Each maker returns a call without arguments, or None where the rival cannot do the row or is not installed. Every call
 allocates its result, as a user's would. scipy.signal.fftconvolve and oaconvolve know no stride: they get the signal
 with s - 1 zeros after each sample, which the call makes; so they do s times the work of a polyphase form, and the
-tables say what would be left of their ratio if they did not.
+tables say what would be left of their ratio if they did not. Nor do they add up channels: they convolve every input
+channel with every output channel's taps in one call, by broadcasting, and the sum over the input channels follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import log2
 from typing import Any
 
 import ml_dtypes
@@ -33,6 +36,8 @@ UPFIRDN_STEPS = 2 * 10**10
 
 #: Bytes that a rival may make beside its arguments and its result: columns, a zero-stuffed signal.
 RIVAL_BYTES = 1 << 30
+#: Operations of their transforms, seconds of one core; a row of more is left out.
+STUFFED_FLOPS = 2 * 10**10
 #: The rivals that work on the zero-stuffed signal.
 STUFFED = ("fftconvolve", "oaconvolve")
 
@@ -178,9 +183,9 @@ def onnx_call(workload: Workload, arrays: Arrays, threads: int) -> Call | None:
     return call
 
 
-def _is_scipys(workload: Workload, arrays: Arrays) -> bool:
-    """Whether the row is one channel of a dtype that scipy.signal keeps."""
-    return workload.is_mono and arrays.x.dtype.name in ("float32", "float64")
+def _is_scipys(arrays: Arrays) -> bool:
+    """Whether scipy.signal keeps the dtype."""
+    return arrays.x.dtype.name in ("float32", "float64")
 
 
 def _cropped(workload: Workload, full: Array, bias: Array) -> Array:
@@ -190,14 +195,14 @@ def _cropped(workload: Workload, full: Array, bias: Array) -> Array:
     if missing > 0:
         full = np.pad(full, ((0, 0), (0, 0), (0, missing)))
     out: Array = full[..., problem.p_left : problem.p_left + problem.l_out]
-    out += bias[0]
+    out += bias[:, None]
     return out
 
 
 def upfirdn_call(workload: Workload, arrays: Arrays) -> Call | None:
     """scipy.signal.upfirdn, for one channel of a dtype it knows."""
     problem = workload.problem()
-    if not _is_scipys(workload, arrays) or problem.l_out * problem.phases.max_taps > UPFIRDN_STEPS:
+    if not (workload.is_mono and _is_scipys(arrays)) or problem.l_out * problem.phases.max_taps > UPFIRDN_STEPS:
         return None
     from scipy.signal import upfirdn
 
@@ -206,22 +211,44 @@ def upfirdn_call(workload: Workload, arrays: Arrays) -> Call | None:
 
 
 def stuffed_calls(workload: Workload, arrays: Arrays) -> dict[str, Call]:
-    """scipy.signal.fftconvolve and oaconvolve, for one channel, of the zero-stuffed signal."""
+    """scipy.signal.fftconvolve and oaconvolve of the zero-stuffed signal: one channel, or long filters of several."""
     problem = workload.problem(arrays.x.dtype.name)
-    # a transform holds the padded signal, its spectrum and the result
-    if not _is_scipys(workload, arrays) or 4 * (problem.x_bytes * problem.stride + problem.out_bytes) > RIVAL_BYTES:
+    if not (_is_scipys(arrays) and (workload.is_mono or workload.is_long)):
+        return {}
+    rows = problem.c_in * (problem.batch + problem.c_out_group) + problem.batch * problem.c_in * problem.c_out_group
+    # a transform holds the padded signals, their spectra and the responses, here of one input channel of each group
+    response = problem.batch * problem.c_out * problem.l_full * arrays.x.itemsize
+    needed = 4 * (problem.x_bytes * problem.stride + response)
+    flops = 2.5 * rows * problem.l_full * log2(problem.l_full + 1)
+    if needed > RIVAL_BYTES or flops > STUFFED_FLOPS:
         return {}
     from scipy import signal
 
-    def stuffed() -> Array:
-        zeros: Array = np.zeros((problem.batch, 1, (problem.l_in - 1) * problem.stride + 1), arrays.x.dtype)
-        zeros[..., :: problem.stride] = arrays.x
-        return zeros
+    together = max(1, min(problem.c_in_group, (RIVAL_BYTES - needed) // (4 * response)))
 
-    return {
-        "fftconvolve": lambda: _cropped(workload, signal.fftconvolve(stuffed(), arrays.weight, axes=2), arrays.bias),
-        "oaconvolve": lambda: _cropped(workload, signal.oaconvolve(stuffed(), arrays.weight, axes=2), arrays.bias),
-    }
+    def call(convolve: Callable[..., Array]) -> Array:
+        x = _spread(arrays.x, problem.stride).reshape(problem.batch, problem.groups, problem.c_in_group, 1, -1)
+        taps = _spread(arrays.weight, problem.dilation)
+        taps = taps.reshape(1, problem.groups, problem.c_in_group, problem.c_out_group, -1)
+        full: Array | None = None
+        for first in range(0, problem.c_in_group, together):
+            part = slice(first, first + together)
+            responses = convolve(x[:, :, part], taps[:, :, part], axes=-1)
+            total = responses[:, :, 0] if responses.shape[2] == 1 else responses.sum(axis=2)
+            full = total if full is None else np.add(full, total, out=full)
+        assert full is not None
+        return _cropped(workload, full.reshape(problem.batch, problem.c_out, -1), arrays.bias)
+
+    return {name: partial(call, getattr(signal, name)) for name in STUFFED}
+
+
+def _spread(array: Array, step: int) -> Array:
+    """The samples of the last axis with step - 1 zeros between them."""
+    if step == 1:
+        return array
+    zeros: Array = np.zeros((*array.shape[:-1], (array.shape[-1] - 1) * step + 1), array.dtype)
+    zeros[..., ::step] = array
+    return zeros
 
 
 def every_rival(workload: Workload, arrays: Arrays, threads: int) -> dict[str, Call]:

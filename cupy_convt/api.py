@@ -88,8 +88,8 @@ def conv_transpose1d(
         output_size: L_out, among the `stride` lengths that fit the input; overrides output_padding.
         crop: (left, right) samples taken off besides, without a copy.
         method: "auto", "direct" (bits of a sample depend on nothing but its own receptive field), "gemm" or "fft".
-        precision: for float32: None, error within the float32 bound; "ieee", IEEE multiply-adds only; "tf32", TF32
-            products are allowed.
+        precision: for float32: None, error within the float32 bound; "ieee", IEEE multiply-adds only, and as many as
+            the definition or the FFT has; "tf32", TF32 products are allowed.
         out: array for the result; it may not overlap an input.
         batch_invariant: whether an item's bits must be those that it gets alone, whatever the batch and its neighbours:
             the method is chosen for one item, and plans that cannot promise it run item by item. (Any batch of a

@@ -30,32 +30,56 @@ enum {
   LENGTH = F::M << REAL,  // samples of a block
   R = F::R,
   BLOCKS = F::TEAM < 64 ? 64 / F::TEAM : 1,
-  // a multiprocessor's 512 threads of 128 registers; 448 of 144 where blocks are small; fewer in double, more each
+  // a multiprocessor's 512 threads of 128 registers; 448 of 144 where blocks are small; in double fewer, of more each
   WIDE = sizeof(C) == 16,
-  LESS = F::TEAM <= 64 ? 3 : WIDE && F::TEAM == 128 ? 2 : WIDE && !REAL ? 1 : 0,
+  LESS = F::TEAM <= 64 ? 3 : WIDE && F::TEAM == 128 ? 2 : WIDE && !REAL && F::TEAM <= 256 ? 1 : 0,
   RESIDENT = LESS == 3 ? 7 - WIDE : LESS == 2 ? 3 : 1,
 };
+
+CT_DEV int ct_clamp(i64 v, int most) { return (int)max((i64)0, min(v, (i64)most)); }
 
 // The inputs of one block: samples [low, high) of it exist, the others are zero.
 struct Inputs {
   const X* row;
   i64 start;
   int low, high;
-  bool pairs;  // whether two samples can be loaded at once
 
+  CT_DEV Inputs(const X* row, i64 start, i64 end)
+      : row(row), start(start), low(ct_clamp(-start, LENGTH)), high(ct_clamp(end - start, LENGTH)) {}
   CT_DEV A one(int j) const {
     A value = ct_zero<A>();
     if (j >= low && j < high) ct_assign(value, ct_acc(ct_ld(row + (start + j))));
     return value;
   }
+  // Lays them into `work`, single ones, `lanes` whole warps starting at cache lines; many loads under way at once.
+  CT_DEV void lay(C* work, int lane, int lanes) const {
+    enum { MANY = WIDE ? 4 : 8 };
+#pragma unroll 1
+    for (int first = lane - ct_line_shift(row + start); first < LENGTH; first += MANY * lanes) {
+      A values[MANY];
+#pragma unroll
+      for (int k = 0; k < MANY; ++k) values[k] = one(first + k * lanes);
+#pragma unroll
+      for (int k = 0; k < MANY; ++k) {
+        int j = first + k * lanes, m = j >> REAL;
+        if (j >= 0 && j < LENGTH) ct_st(reinterpret_cast<A*>(work + m + m / F::LINE) + (REAL ? j & 1 : 0), values[k]);
+      }
+    }
+  }
   CT_DEV C operator()(int m) const {
     int j = m << REAL;
-    if (REAL && pairs && j >= low && j + 1 < high) {
+    if (REAL && j >= low && j + 1 < high) {
       ct_two<X> two = ct_load_two(row + (start + j));
       return ct_join<C>(ct_acc(two.v[0]), ct_acc(two.v[1]));
     }
     return ct_join<C>(one(j), REAL ? one(j + 1) : ct_zero<A>());
   }
+};
+
+// The same from where they have been laid: the first pass finds each point at the place to which it returns it.
+struct Staged {
+  const C* work;
+  CT_DEV C operator()(int m) const { return ct_ld<C>(work + m + m / F::LINE); }
 };
 
 // Identity, relu and leaky relu by their slope below zero; tanh is too long to be here for every sample.
@@ -82,8 +106,6 @@ struct Outputs {
     if (REAL) one(2 * m + 1 + base, parts[1]);
   }
 };
-
-CT_DEV int ct_clamp(i64 v, int most) { return (int)max((i64)0, min(v, (i64)most)); }
 
 // The spectrum of x as the products want it. Real: sums, and differences times -i, of pairs, which are the spectra of
 // even and of odd samples; pair 0 of rank 0 keeps its two real spectra in sum and difference. Complex: both groups.
@@ -169,9 +191,22 @@ fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* roots
 
   i64 q = first_q + (i64)block * step, start = first + q;
   const X* row = x + n * x_stride_n + co / c_out_group * x_stride_c;
-  bool pairs = reinterpret_cast<u64>(row + start) % (2 * sizeof(X)) == 0;
-  Inputs inputs = {row, start, ct_clamp(-start, LENGTH), ct_clamp(end - start, LENGTH), pairs};
-  ct_passes<F, F::UPPER>::descend(work, roots, rank, inputs);
+  // blocks beyond the row read nothing, so all start at sectors if the first one does; else two samples are never
+  // loaded at once, and sectors would be asked for twice
+  i64 last = q < q_total ? end : start;
+  if (reinterpret_cast<u64>(row + (first + first_q)) % 32 == 0) {
+    ct_passes<F, F::UPPER>::descend(work, roots, rank, Inputs(row, start, last));
+  } else {
+    // a warp lays out a block, or a part of one
+#pragma unroll 1
+    for (int b = F::TEAM < 32 ? threadIdx.x / 32 : block; b < BLOCKS; b += F::TEAM < 32 ? blockDim.x / 32 : BLOCKS) {
+      i64 from = (i64)b * step, other = first + first_q + from;
+      Inputs inputs(row, other, first_q + from < q_total ? end : other);
+      inputs.lay(work_of(ct_smem, b), F::TEAM < 32 ? threadIdx.x % 32 : rank, F::TEAM < 32 ? 32 : F::TEAM);
+    }
+    __syncthreads();
+    ct_passes<F, F::UPPER>::descend(work, roots, rank, Staged{work});
+  }
   Spectrum spectrum(ct_groups<F>(roots, rank), work, rank);
 
   ct_taps taps = {p_q, p_r, kernel_size, stride, dilation, tap_step, inverse};

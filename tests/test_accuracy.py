@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cupy_convt.core import plan_fft
 from cupy_convt.core.accuracy import NORMS, SUMS, ErrorBound, error_bound, gamma, transform_error, transform_length
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.dispatch import choose
@@ -17,6 +18,7 @@ from cupy_convt.core.transforms_cpu import FftForm, split_of
 from cupy_convt.engines.cpu import CpuEngine
 from cupy_convt.engines.cpu_transforms import forward, inverse
 from cupy_convt.engines.dtypes import named_dtype
+from cupy_convt.explain import Explanation
 from tests.emulated import make_engine, to_device, to_host
 from tests.test_methods import values
 
@@ -107,6 +109,36 @@ def test_errors_of_gpu_plans_stay_under_their_bound(dtype: str) -> None:
         engine.run(problem, row.plan, to_device(x), to_device(weight), to_device(bias), out)
         limit = allowed(problem, error_bound(problem, row.plan), x, weight, bias, want)
         assert (np.abs(to_host(out).astype(want.dtype) - want) <= limit).all(), row.name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_three_real_products_have_a_wider_bound_and_keep_it(dtype: str) -> None:
+    problem = Problem(2, 4, 90, 3, 40, 2, p_left=3, p_right=2, x_dtype=dtype, weight_dtype=dtype, has_bias=True)
+    rng, engine = np.random.default_rng(8), make_engine()
+    x, weight = with_dynamics(rng, problem.x_shape, dtype), with_dynamics(rng, problem.weight_shape, dtype)
+    bias = values(rng, (problem.c_out,), dtype)
+    want = definition(problem, x, weight, bias)
+    _, complex_products, planes = plan_fft.candidates(problem, H200, 1 << 28)
+    bound, usual = error_bound(problem, planes), error_bound(problem, complex_products)
+    assert bound.of == NORMS and usual.factor < bound.factor < 2 * usual.factor
+    out = engine.empty(problem.out_shape, dtype)
+    engine.run(problem, planes, to_device(x), to_device(weight), to_device(bias), out)
+    limit = allowed(problem, bound, x, weight, bias, want)
+    assert (np.abs(to_host(out).astype(want.dtype) - want) <= limit).all()
+    rows = str(Explanation(choose(problem, H200))).splitlines()
+    (row,) = [row for row in rows if "three-product matrices" in row]
+    assert f"{bound.factor:.1e} n" in row
+
+
+def test_what_three_real_products_may_do_to_a_complex_one() -> None:
+    """(1 + sqrt(2)) |x||w| bounds the sizes of what either part is summed from; somewhere it is reached."""
+    angles = np.linspace(0, np.pi / 2, 721)
+    x, w = np.exp(1j * angles)[:, None], np.exp(1j * angles)
+    first = np.abs(w.real) * (np.abs(x.real) + np.abs(x.imag))
+    real = first + (np.abs(w.real) + np.abs(w.imag)) * np.abs(x.imag)
+    imaginary = first + np.abs(x.real) * (np.abs(w.real) + np.abs(w.imag))
+    for part in (real, imaginary):
+        assert 0.999 * (1 + sqrt(2)) < part.max() <= (1 + sqrt(2)) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("length", [64, 1000, 8192, 45 << 8])

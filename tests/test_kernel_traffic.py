@@ -90,9 +90,13 @@ def test_interleaving_kernels_store_every_sector_once(planner) -> None:
 
 def test_fft_kernels_read_and_write_runs() -> None:
     p = problem((2, 3, 5000, 4, 512, 2, 1, 0, 0), "float32")
-    plan = plan_fft.candidates(p, H200, LIMIT)[0]
-    for launch, stats in counted(p, plan):
-        if launch.kernel in ("fft_pack", "fft_product"):
+    short = problem((2, 3, 200, 4, 64, 2, 1, 0, 0), "float32")
+    own, planes = plan_fft.candidates(p, H200, LIMIT)[0], plan_fft.candidates(short, H200, LIMIT)[2]
+    runs = {"fft_pack", "fft_product", "fft_split", "fft_join"}
+    launches = counted(p, own) + counted(short, planes)
+    assert runs <= {launch.kernel for launch, _ in launches}
+    for launch, stats in launches:
+        if launch.kernel in runs:
             assert stats.global_load.sectors <= 1.3 * stats.global_load.sectors_min, launch.kernel
             assert stats.global_store.sectors <= 1.3 * stats.global_store.sectors_min, launch.kernel
 

@@ -9,7 +9,7 @@ import pytest
 from cupy_convt.core import plan_fft_block
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.launch import Launch, Plan
-from cupy_convt.core.problem import Problem
+from cupy_convt.core.problem import ITEM_BYTES, Problem
 from cupy_convt.engines.dtypes import named_dtype
 from cupy_convt.engines.runtime import GpuEngine, _run
 from tests import cases
@@ -56,6 +56,36 @@ def test_x_is_read_about_once_and_the_result_written_once(
     conflicts = 1.1 if log > 9 else 1.15 if log == 9 else 1.4
     assert load.wavefronts <= conflicts * load.wavefronts_min
     assert store.wavefronts <= conflicts * store.wavefronts_min
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "complex64"))]
+)
+@pytest.mark.parametrize(("log", "stride", "taps", "l_in"), [row for row in TRAFFIC if row[0] > 7])
+@pytest.mark.parametrize("odd", [1, 2, 3])
+def test_rows_that_start_anywhere_are_read_about_once_too(
+    log: int, stride: int, taps: int, l_in: int, odd: int, dtype: str
+) -> None:
+    """Odd lengths, so that every row starts elsewhere, and (but for 2) crops that are no multiple of a sector."""
+    crop = odd if odd != 2 else 0
+    p = Problem(1, 3, l_in + odd, 3, taps, stride, 1, 3, crop, taps - stride, dtype, dtype)
+    plan = plan_of(p, log)
+    block = plan_fft_block._block(p, H200, 1 << log)
+    assert block is not None
+    stats = counted(p, plan)
+    # samples at any place touch one sector more than they fill, which is little on blocks of 64 sectors and more
+    item = ITEM_BYTES[dtype]
+    touched = (block.length * item + SECTOR) / (block.step * item)
+    least = block.length / (block.length - p.phases.span)
+    loaded = stats.argument(0).load_sectors * SECTOR / p.x_bytes
+    assert loaded <= touched
+    if block.length * item >= 64 * SECTOR:
+        assert loaded <= 1.05 * least
+    assert stats.argument(4).store_sectors * SECTOR <= 1.01 * p.out_bytes
+    load, store = stats.shared_load, stats.shared_store
+    # runs that are laid out cross the padding
+    assert load.wavefronts <= (1.15 if log > 8 else 1.4) * load.wavefronts_min
+    assert store.wavefronts <= (1.2 if log > 8 else 1.4) * store.wavefronts_min
 
 
 # ---- more than 2^31 elements ----------------------------------------------------------------------------------------

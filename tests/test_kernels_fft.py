@@ -9,10 +9,14 @@ import pytest
 
 from cupy_convt.core import fft_tiles, plan_fft
 from cupy_convt.core.device import PRESETS
-from cupy_convt.core.launch import Gemm, Plan
+from cupy_convt.core.fft_blocks import Blocks
+from cupy_convt.core.launch import At, Gemm, Plan
+from cupy_convt.core.plan_fft_matrices import split
 from cupy_convt.core.problem import Problem
+from cupy_convt.engines.runtime import _run
 from tests.cases import PAIRS, operands, pair_id
-from tests.emulated import EmulatorRuntime, empty, to_device, to_host
+from tests.emulated import EmulatorRuntime, empty, over, to_device, to_host
+from tests.emulator.memory import Lazy
 from tests.test_kernels import check
 
 H200 = PRESETS["h200"]
@@ -47,30 +51,34 @@ def run(p: Problem, plan: Plan) -> tuple[np.ndarray, int]:
     return to_host(out), runtime.allocated
 
 
-def matrices(p: Problem, limit: int = 1 << 28) -> Plan:
+def matrices(p: Problem, limit: int = 1 << 28) -> list[Plan]:
+    """The plan by complex products and the one by three real ones."""
     found = [plan for plan in plan_fft.candidates(p, H200, limit) if any(isinstance(s, Gemm) for s in plan.steps)]
-    assert len(found) == 1
-    return found[0]
+    assert [plan.variant.split("matrices")[0] for plan in found] == ["", "three-product "]
+    return found
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 def test_matrices_at_every_frequency_give_the_definition(name: str, pair: tuple[str, str]) -> None:
     p = replace(LAYERS[name], x_dtype=pair[0], weight_dtype=pair[1])
-    plan = matrices(p)
-    check(p, plan, run(p, plan)[0])
+    for plan in matrices(p):
+        check(p, plan, run(p, plan)[0])
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_small_tiles_of_matrices_agree_and_obey_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_small_tiles_of_matrices_agree_and_obey_the_limit(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fft_tiles, "LEAST_BUDGET", 1)
-    p = LAYERS[name]
-    whole = matrices(p)
-    tiled = matrices(p, whole.workspace_bytes // 2)
-    assert len(tiled.steps) > len(whole.steps)
-    y, allocated = run(p, tiled)
-    check(p, tiled, y)
-    assert allocated <= tiled.workspace_bytes + sum(w.bytes for w in tiled.packing_workspaces)
+    p = replace(LAYERS[name], x_dtype=dtype, weight_dtype=dtype)
+    for form, whole in enumerate(matrices(p)):
+        tiled = matrices(p, whole.workspace_bytes // 2)[form]
+        assert len(tiled.steps) > len(whole.steps)
+        y, allocated = run(p, tiled)
+        check(p, tiled, y)
+        assert allocated <= tiled.workspace_bytes + sum(w.bytes for w in tiled.packing_workspaces)
 
 
 @pytest.mark.parametrize("taps", [1, 2, 100, 3000])
@@ -78,3 +86,24 @@ def test_any_number_of_taps(taps: int) -> None:
     p = Problem(1, 1, 50, 1, taps, 2, has_bias=True)
     for plan in plan_fft.candidates(p, H200, 1 << 28):
         check(p, plan, run(p, plan)[0])
+
+
+def test_planes_reach_past_two_to_the_31() -> None:
+    """One spectrum among planes of 2^31 numbers and more."""
+    p = Problem(1, 3, 50, 3, 16_000)
+    bins, pitch = 8192, 2**18 + 1
+    blocks = Blocks(2 * bins, bins, 0, 0, True)
+    rng = np.random.default_rng(3)
+    spectra = (rng.standard_normal(bins) + 1j * rng.standard_normal(bins)).astype(np.complex64)
+    count = 3 * bins * pitch
+    assert count > 3 * 2**31
+    planes = over(Lazy(count, np.dtype(np.float32)), (count,), np.dtype(np.float32))
+    runtime = EmulatorRuntime(check_unwritten=False)
+    places = [np.arange(bins) * pitch + plane * bins * pitch for plane in range(3)]
+    for weight in (False, True):
+        launch = split(p, blocks, 1, "spectra", At("planes", 0), pitch, weight)
+        _run([launch], runtime, {"spectra": to_device(spectra), "planes": planes})
+        parts = spectra.real, spectra.imag
+        wanted = (parts[0], parts[1] - parts[0], sum(parts)) if weight else (sum(parts), *parts)
+        for place, values in zip(places, wanted, strict=True):
+            np.testing.assert_array_equal(np.asarray(planes[place]), values)

@@ -148,6 +148,26 @@ def test_what_it_does_not_take() -> None:
     assert plan_fft_block.candidates(replace(MONO, batch=0), H200, LIMIT) == ()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "longest"),
+    [
+        ("float32", {227: 16384, 163: 16384, 99: 8192, 64: 4096}),
+        ("float64", {227: 4096, 163: 4096, 99: 4096, 64: 2048}),
+        ("complex64", {227: 8192, 163: 8192, 99: 4096, 64: 4096}),
+        ("complex128", {227: 4096, 163: 4096, 99: 2048, 64: 2048}),
+    ],
+)
+def test_shared_memory_limits_the_longest_block(dtype: str, longest: dict[int, int]) -> None:
+    """KiB of a block on sm_90, sm_80, sm_86 and its kin, sm_75: samples of the longest block that fits."""
+    p = Problem(1, 1, 1 << 20, 1, 400, x_dtype=dtype, weight_dtype=dtype)
+    for kib, length in longest.items():
+        device = replace(H200, shared_bytes=kib << 10)
+        found = [plan_fft_block._block(p, device, 1 << log) for log in plan_fft_block._logs(dtype)]
+        assert max(block.length for block in found if block is not None) == length
+        reach = max(length // 2, 400)
+        assert plan_fft_block.candidates(replace(p, kernel_size=reach), device, LIMIT)
+
+
 def test_whole_rows_need_no_zeros_before_them() -> None:
     p = Problem(1, 1, 6000, 1, 6000)
     plan = plan_fft_block.candidates(p, H200, LIMIT)[-1]

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 
-from benchmarks import rivals
+from benchmarks import rivals, workloads
 from benchmarks.onnx_model import conv_transpose
 from benchmarks.workloads import Workload
 
@@ -20,6 +21,10 @@ ROWS = {
     "groups": Workload("groups", "v", 2, 6, 11, 4, 5, 2, 2, 1, 2, 3, "float32"),
     "depthwise": Workload("depthwise", "v", 2, 5, 30, 5, 12, 2, 5, 0, 5, 1, "float32"),
     "half": Workload("half", "v", 1, 4, 9, 3, 4, 2, 1, 0, 1, 1, "float16"),
+    "long dense": Workload("long dense", "longfir", 2, 3, 40, 4, 300, 1, 20, 0, 1, 1, "float32"),
+    "long groups": Workload("long groups", "longfir", 2, 6, 31, 4, 90, 3, 7, 2, 2, 5, "float64"),
+    "long depthwise": Workload("long depthwise", "longfir", 1, 5, 60, 5, 200, 2, 0, 1, 5, 1, "float32"),
+    "long bank": Workload("long bank", "longfir", 1, 1, 50, 7, 120, 1, 0, 0, 1, 1, "float32"),
 }
 EXPECTED = {
     "mono": {"torch", "torch fold", "upfirdn", "fftconvolve", "oaconvolve"},
@@ -29,6 +34,10 @@ EXPECTED = {
     "groups": {"torch", "torch fold"},
     "depthwise": {"torch", "torch fold"},
     "half": {"torch"},
+    "long dense": {"torch", "torch fold", "fftconvolve", "oaconvolve"},
+    "long groups": {"torch", "torch fold", "fftconvolve", "oaconvolve"},
+    "long depthwise": {"torch", "torch fold", "fftconvolve", "oaconvolve"},
+    "long bank": {"torch", "torch fold", "fftconvolve", "oaconvolve"},
 }
 
 
@@ -47,6 +56,52 @@ def test_rivals_agree_with_us(name: str) -> None:
             np.testing.assert_allclose(
                 got, want, rtol=2e-2 if row.dtype == "float16" else 1e-4, atol=1e-4, err_msg=rival
             )
+
+
+@pytest.mark.parametrize("name", ["long dense", "long groups"])
+def test_channels_that_do_not_fit_together_are_added_one_after_the_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ROWS[name]
+    arrays = rivals.make_arrays(row, row.dtype)
+    whole = rivals.stuffed_calls(row, arrays)
+    problem = row.problem(row.dtype)
+    seen: list[int] = []
+    for original in (scipy.signal.fftconvolve, scipy.signal.oaconvolve):
+
+        def counted(x: Any, taps: Any, axes: int, original: Any = original) -> Any:
+            seen.append(x.shape[2])
+            return original(x, taps, axes=axes)
+
+        monkeypatch.setattr(scipy.signal, original.__name__, counted)
+    response = problem.batch * problem.c_out * problem.l_full * arrays.x.itemsize
+    least = 4 * (problem.x_bytes * problem.stride + response)
+    for spare, sizes in ((0, [1] * 3), (9 * response, [2, 1])):
+        monkeypatch.setattr(rivals, "RIVAL_BYTES", least + spare)
+        parts = rivals.stuffed_calls(row, arrays)
+        assert set(parts) == set(rivals.STUFFED)
+        for rival, call in parts.items():
+            seen.clear()
+            np.testing.assert_allclose(call(), whole[rival](), rtol=1e-4, atol=1e-5)
+            assert seen == sizes
+    monkeypatch.setattr(rivals, "RIVAL_BYTES", least - 1)
+    assert not rivals.stuffed_calls(row, arrays)
+    monkeypatch.setattr(rivals, "RIVAL_BYTES", 1 << 30)
+    monkeypatch.setattr(rivals, "STUFFED_FLOPS", 1000)
+    assert not rivals.stuffed_calls(row, arrays)
+
+
+def test_every_long_row_has_the_stuffed_rivals() -> None:
+    """In float32, which every row is timed in."""
+    for row in workloads.load():
+        if row.is_long:
+            x, weight, bias = (np.broadcast_to(np.float32(0), shape) for shape in shapes(row))
+            assert set(rivals.stuffed_calls(row, rivals.Arrays(x, weight, bias))) == set(rivals.STUFFED), row.name
+
+
+def shapes(row: Workload) -> tuple[tuple[int, ...], ...]:
+    problem = row.problem()
+    return problem.x_shape, problem.weight_shape, (problem.c_out,)
 
 
 def test_rivals_sit_out_what_would_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.fft_blocks import passes
 from cupy_convt.core.launch import Fft, Gemm, Launch, Plan
 from cupy_convt.core.plan_direct import GATHER_BLOCK, StreamTile, choose_tile, group_length
+from cupy_convt.core.plan_fft_matrices import plane_bytes
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex, real_dtype
 
 #: Share of the copy bandwidth that a well-shaped kernel of this library reaches.
@@ -47,11 +48,12 @@ def seconds(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
 def packing_seconds(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
     """Predicted time of packing the weight: it is read once, each buffer on the way written and read once."""
     moved = problem.weight_bytes + sum(buffer.bytes for buffer in plan.packed) if plan.packing_steps else 0
-    overhead = 0.0
+    overhead, real = 0.0, ITEM_BYTES[real_dtype(problem.accumulator)]
     for step in plan.packing_steps:
         if isinstance(step, Fft):
-            points = step.batch * step.length * ITEM_BYTES[real_dtype(problem.accumulator)]
-            moved += int(passes(step.length) * 4 * points)
+            moved += int(passes(step.length) * 4 * step.batch * step.length * real)
+        elif isinstance(step, Launch):
+            moved += plane_bytes(step, real)
         overhead += device.launch_seconds if isinstance(step, Launch) else device.library_seconds
     return overhead + moved / (device.bandwidth * _INTERLEAVE_BANDWIDTH)
 
@@ -119,7 +121,8 @@ def _product_seconds(step: Gemm, device: DeviceSpec) -> float:
 def _fft(problem: Problem, plan: Plan, device: DeviceSpec) -> float:
     real = 8 if real_dtype(problem.accumulator) == "float64" else 4
     peak = device.peak(problem.accumulator)
-    moved, arithmetic = 0.0, 0.0
+    moved = float(sum(plane_bytes(step, real) for step in plan.steps if isinstance(step, Launch)))
+    arithmetic = 0.0
     x_spectra, y_spectra = 0.0, 0.0
     products = [step for step in plan.steps if isinstance(step, Gemm)]
     for step in plan.steps:

@@ -10,13 +10,15 @@ from cupy_convt.core.fft_blocks import MOST_ELEMENTS, Blocks, reach
 from cupy_convt.core.interleave import q_count
 from cupy_convt.core.launch import Workspace
 from cupy_convt.core.lengths import count_class
-from cupy_convt.core.problem import ACCUMULATOR, Problem, ceil_div, result_dtype
+from cupy_convt.core.problem import ACCUMULATOR, Problem, ceil_div, is_complex, real_dtype, result_dtype
 from cupy_convt.core.tiling import shrink
 
 #: Tiles are not made smaller than this, whatever the limit.
 LEAST_BUDGET = 1 << 20
 #: A plan of more tiles is refused.
 MOST_TILES = 1024
+#: Real planes in place of complex spectra where a complex product is three real ones.
+PLANES = 3
 
 
 def buffer_dtypes(x_dtype: str, weight_dtype: str) -> tuple[str, str]:
@@ -36,9 +38,10 @@ def filter_count(problem: Problem) -> int:
     return problem.c_in * problem.c_out_group * class_count(problem)
 
 
-def packed_spectra(problem: Problem, blocks: Blocks) -> Workspace:
-    """The buffer of the weight's spectra: (C_in, C_out/g, class, frequency)."""
-    return Workspace("w_spectra", filter_count(problem) * blocks.bins, dtypes(problem)[1])
+def packed_spectra(problem: Problem, blocks: Blocks, planes: bool = False) -> Workspace:
+    """The buffer of the weight's spectra, for each filter (C_in, C_out/g, class) and frequency, or of their planes."""
+    count, dtype = filter_count(problem) * blocks.bins, dtypes(problem)[1]
+    return Workspace("w_spectra", PLANES * count, real_dtype(dtype)) if planes else Workspace("w_spectra", count, dtype)
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,20 @@ def _most_blocks(problem: Problem, blocks: Blocks, layout: Layout) -> int:
     return count_class(max(1, ceil_div(min(u_count, layout.q + shift_range), blocks.step)))
 
 
-def workspaces(problem: Problem, blocks: Blocks, layout: Layout) -> tuple[Workspace, ...]:
+def workspaces(problem: Problem, blocks: Blocks, layout: Layout, planes: bool = False) -> tuple[Workspace, ...]:
     """The buffers that every tile of a layout uses in turn."""
     time, spectrum = dtypes(problem)
     inputs, outputs = _rows(problem, layout)
     count = _most_blocks(problem, blocks, layout)
+    if planes:
+        # the products' planes also lie where the blocks do, the spectra of x and of the result in one place
+        real = 2 if is_complex(time) else 1
+        samples = max(max(inputs, outputs) * blocks.length, ceil_div(PLANES * outputs * blocks.bins, real))
+        return (
+            Workspace("time", samples * count, time),
+            Workspace("spectra", max(inputs, outputs) * count * blocks.bins, spectrum),
+            Workspace("x_planes", PLANES * inputs * count * blocks.bins, real_dtype(spectrum)),
+        )
     # the input blocks are dead once transformed: the inverse transforms take their place
     return (
         Workspace("time", max(inputs, outputs) * count * blocks.length, time),
@@ -106,9 +118,9 @@ def library_bytes(problem: Problem, blocks: Blocks, layout: Layout) -> int:
     return max(buffer.bytes for buffer in workspaces(problem, blocks, layout))
 
 
-def tile_budget(problem: Problem, blocks: Blocks, limit: int) -> int:
+def tile_budget(packed: Workspace, limit: int) -> int:
     """Bytes for the buffers of a tile. Packed spectra beyond the limit rule the plan out, however small its tiles."""
-    return max(limit - packed_spectra(problem, blocks).bytes, limit // 4, LEAST_BUDGET)
+    return max(limit - packed.bytes, limit // 4, LEAST_BUDGET)
 
 
 def tile_count(problem: Problem, layout: Layout) -> int:
@@ -117,12 +129,12 @@ def tile_count(problem: Problem, layout: Layout) -> int:
     return rows * ceil_div(problem.c_out_group, layout.channels) * ceil_div(q_count(problem), layout.q)
 
 
-def choose_layout(problem: Problem, blocks: Blocks, limit: int) -> Layout:
+def choose_layout(problem: Problem, blocks: Blocks, limit: int, planes: bool = False) -> Layout:
     """The largest tile within the limit: first fewer batch entries, then groups, shorter times, fewer channels."""
     layout = Layout(max(1, problem.batch), problem.groups, problem.c_out_group, q_count(problem))
 
     def fits(smaller: Layout) -> bool:
-        buffers = workspaces(problem, blocks, smaller)
+        buffers = workspaces(problem, blocks, smaller, planes)
         needed = sum(b.bytes for b in buffers) + library_bytes(problem, blocks, smaller)
         return needed <= limit and max(b.count for b in buffers) <= MOST_ELEMENTS
 

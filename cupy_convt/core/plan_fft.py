@@ -11,7 +11,9 @@ The spectra of the weight are the plan's packed buffer.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from cupy_convt.core import plan_fft_matrices
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.fft_blocks import MOST_ELEMENTS, Blocks, choose_blocks
 from cupy_convt.core.fft_tiles import (
@@ -40,9 +42,7 @@ from cupy_convt.core.launch import (
     Argument,
     At,
     Fft,
-    Gemm,
     Launch,
-    Matrix,
     Plan,
     Step,
     Stride,
@@ -54,8 +54,9 @@ from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype, r
 
 PACK_SPAN = 1024
 PRODUCT_BLOCK, PRODUCT_ROWS, PRODUCT_COLUMNS = 128, 4, 4
-#: Least side of the matrices of one frequency, and most library products of a call.
-MATRIX_SIDE, MOST_PRODUCTS = 3, 1024
+#: How the product at each frequency is made: this library's kernel, or the vendor's products of matrices, complex ones
+#: or three real ones in place of each.
+_FORMS = ("", "matrices, ", "three-product matrices, ")
 
 
 def variants() -> tuple[Variant, ...]:
@@ -65,6 +66,7 @@ def variants() -> tuple[Variant, ...]:
         time, spectrum = buffer_dtypes(x, weight)
         found += [_pack_variant(x, time), weights_variant(weight, time), _finish_variant(result_dtype(x, weight))]
         found += [_product_variant(spectrum, columns) for columns in (1, PRODUCT_COLUMNS)]
+        found += plan_fft_matrices.variants(spectrum)
     return tuple(dict.fromkeys(found))
 
 
@@ -77,7 +79,8 @@ def why_not(problem: Problem, device: DeviceSpec, workspace_limit: int = 256 << 
     if why := interleave_why_not(problem):
         return why
     blocks = choose_blocks(problem)
-    tiles = tile_count(problem, choose_layout(problem, blocks, tile_budget(problem, blocks, workspace_limit)))
+    budget = tile_budget(packed_spectra(problem, blocks), workspace_limit)
+    tiles = tile_count(problem, choose_layout(problem, blocks, budget))
     return f"its spectra would be cut into {tiles} tiles" if tiles > MOST_TILES else ""
 
 
@@ -86,38 +89,35 @@ def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tu
     if not problem.batch or why_not(problem, device, workspace_limit):
         return ()
     blocks = choose_blocks(problem)
-    packed = packed_spectra(problem, blocks)
-    budget = tile_budget(problem, blocks, workspace_limit)
-    layout = choose_layout(problem, blocks, budget)
     kind = "one block" if blocks.whole else "overlap-save"
     found = []
-    for matrices in (False, True):
-        parts = list(tiles_of(problem, blocks, layout))
-        if matrices and not _pays_as_matrices(problem, parts):
+    for form in _FORMS[: 2 if problem.precision == "ieee" else 3]:
+        matrices, planes = bool(form), form == _FORMS[2]
+        packed = packed_spectra(problem, blocks, planes)
+        budget = tile_budget(packed, workspace_limit)
+        layout = choose_layout(problem, blocks, budget, planes)
+        buffers = workspaces(problem, blocks, layout, planes)
+        if planes and (tile_count(problem, layout) > MOST_TILES or max(b.count for b in buffers) > MOST_ELEMENTS):
             continue
-        packing_steps, filters = _packing(problem, blocks, packed, budget, matrices)
+        parts = list(tiles_of(problem, blocks, layout))
+        if matrices and not plan_fft_matrices.pays(problem, parts):
+            continue
+        packing_steps, scratch = _packing(problem, blocks, packed, budget, matrices, planes)
         found.append(
             Plan(
                 method="fft",
-                variant=f"{'matrices, ' if matrices else ''}{kind} of {blocks.length}",
-                steps=tuple(step for part in parts for step in _steps(problem, blocks, part, matrices)),
-                workspaces=workspaces(problem, blocks, layout),
+                variant=f"{form}{kind} of {blocks.length}",
+                steps=tuple(step for part in parts for step in _steps(problem, blocks, part, matrices, planes)),
+                workspaces=buffers,
                 packing_steps=tuple(packing_steps),
-                packing_workspaces=(filters,),
+                packing_workspaces=scratch,
                 packed=(packed,),
                 library_bytes=library_bytes(problem, blocks, layout),
-                packing_key=("fft", matrices, blocks.length, problem.stride, problem.dilation, *dtypes(problem)),
+                packing_key=("fft", form, blocks.length, problem.stride, problem.dilation, *dtypes(problem)),
                 notes=(f"{blocks.step} of {blocks.length} samples kept, {len(problem.phases.active)} residue classes",),
             )
         )
     return tuple(found)
-
-
-def _pays_as_matrices(problem: Problem, parts: list[Part]) -> bool:
-    """Whether the product at each frequency is a matrix product worth a library call, and they are few."""
-    rows = problem.c_out_group * class_count(problem)
-    calls = sum(len(_matrix_products(part)) for part in parts)
-    return min(problem.c_in_group, rows) >= MATRIX_SIDE and calls <= MOST_PRODUCTS
 
 
 # ---- variants ------------------------------------------------------------------------------------------------------
@@ -143,28 +143,30 @@ def _finish_variant(out: str) -> Variant:
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _steps(problem: Problem, blocks: Blocks, part: Part, matrices: bool) -> Iterator[Step]:
+def _steps(problem: Problem, blocks: Blocks, part: Part, matrices: bool, planes: bool) -> Iterator[Step]:
     """Transform x once, then product, inverse transforms and finish for each chunk of channels.
 
-    With `matrices` the spectra lie frequency by frequency, as the transforms' own strides leave them, and the product
-    is the library's: one of matrices for each frequency.
+    With `matrices` the spectra lie frequency by frequency and the product is the library's, with `planes` in real ones.
     """
     real = not is_complex(problem.out_dtype)
     precision = real_dtype(dtypes(problem)[0])
+    x_spectra, y_spectra = ("spectra", "spectra") if planes else ("x_spectra", "y_spectra")
     if part.first_chunk:
         rows = part.batch * part.groups * problem.c_in_group * part.blocks
         yield _pack(problem, blocks, part, rows)
         forward = "r2c" if real else "c2c"
         spread = rows if matrices else 0
-        yield Fft(forward, blocks.length, rows, At("time", 0), At("x_spectra", 0), precision, spread)
+        yield Fft(forward, blocks.length, rows, At("time", 0), At(x_spectra, 0), precision, spread)
+        if planes:
+            yield plan_fft_matrices.split(problem, blocks, rows, x_spectra, At("x_planes", 0), rows, weight=False)
     if matrices:
-        yield from _products(problem, blocks, part)
+        yield from plan_fft_matrices.products(problem, blocks, part, planes)
     else:
         yield _product(problem, blocks, part)
     rows = part.batch * part.groups * part.channels * class_count(problem) * part.blocks
     inverse = "c2r" if real else "c2c_inverse"
     spread = rows if matrices else 0
-    yield Fft(inverse, blocks.length, rows, At("y_spectra", 0), At("time", 0), precision, spread)
+    yield Fft(inverse, blocks.length, rows, At(y_spectra, 0), At("time", 0), precision, spread)
     yield _finish(problem, blocks, part)
 
 
@@ -202,32 +204,6 @@ def _product(problem: Problem, blocks: Blocks, part: Part) -> Launch:
     return Launch(kernel, defines, grid, PRODUCT_BLOCK, 0, arguments)
 
 
-def _matrix_products(part: Part) -> list[tuple[int, int]]:
-    """(entry, group) of each library call of a tile; the entries of one block each are one matrix together."""
-    entries = range(part.batch if part.blocks > 1 else 1)
-    return [(n, group) for n in entries for group in range(part.groups)]
-
-
-def _products(problem: Problem, blocks: Blocks, part: Part) -> Iterator[Gemm]:
-    """At every frequency (r, ci) by (ci, b), for each entry and group; of one block each, (n, ci) by (ci, r)."""
-    c_in, classes, dtype = problem.c_in_group, class_count(problem), dtypes(problem)[1]
-    rows, row_step = part.channels * classes, problem.c_out_group * classes
-    x_step = part.batch * part.groups * c_in * part.blocks
-    y_step = part.batch * part.groups * rows * part.blocks
-    for n, group in _matrix_products(part):
-        first = (part.group + group) * c_in * row_step + part.channel * classes
-        weight = Matrix("w_spectra", first, c_in, rows, row_step, filter_count(problem))
-        if part.blocks == 1:
-            x = Matrix("x_spectra", group * c_in, part.batch, c_in, part.groups * c_in, x_step)
-            y = Matrix("y_spectra", group * rows, part.batch, rows, part.groups * rows, y_step)
-            yield Gemm(x, weight, y, blocks.bins, False, dtype, dtype)
-            continue
-        entry = n * part.groups + group
-        x = Matrix("x_spectra", entry * c_in * part.blocks, c_in, part.blocks, part.blocks, x_step)
-        y = Matrix("y_spectra", entry * rows * part.blocks, rows, part.blocks, part.blocks, y_step)
-        yield Gemm(weight, x, y, blocks.bins, True, dtype, dtype)
-
-
 def _finish(problem: Problem, blocks: Blocks, part: Part) -> Launch:
     channels = part.groups * part.channels
     tiles = interleave(problem, part.batch * channels, part.q_count)
@@ -247,21 +223,28 @@ def _finish(problem: Problem, blocks: Blocks, part: Part) -> Launch:
 
 
 def _packing(
-    problem: Problem, blocks: Blocks, packed: Workspace, budget: int, matrices: bool
-) -> tuple[list[Step], Workspace]:
-    """Steps that fill the packed spectra, a chunk of filters at a time, and their scratch buffer."""
-    time = dtypes(problem)[0]
-    one = Workspace("filters", blocks.length, time)
-    chunk = max(1, min(filter_count(problem), budget // (2 * one.bytes), MOST_ELEMENTS // blocks.length))
+    problem: Problem, blocks: Blocks, packed: Workspace, budget: int, matrices: bool, planes: bool
+) -> tuple[list[Step], tuple[Workspace, ...]]:
+    """Steps that fill the packed spectra, a chunk of filters at a time, and their scratch buffers."""
+    time, spectrum = dtypes(problem)
+    count = filter_count(problem)
+    filters, spectra = Workspace("filters", blocks.length, time), Workspace("filter_spectra", blocks.bins, spectrum)
+    each = 2 * filters.bytes + (spectra.bytes if planes else 0)
+    chunk = max(1, min(count, budget // each, MOST_ELEMENTS // blocks.length))
     forward = "c2c" if is_complex(time) else "r2c"
     steps: list[Step] = []
-    for first in range(0, filter_count(problem), chunk):
-        rows = min(chunk, filter_count(problem) - first)
+    for first in range(0, count, chunk):
+        rows = min(chunk, count - first)
         steps.append(weights_launch(problem, blocks.length, first, rows))
-        target = At("w_spectra", first if matrices else first * blocks.bins)
-        spread = filter_count(problem) if matrices else 0
+        target, spread = At("w_spectra", first if matrices else first * blocks.bins), count if matrices else 0
+        if planes:
+            target, spread = At("filter_spectra", 0), rows
         steps.append(Fft(forward, blocks.length, rows, At("filters", 0), target, real_dtype(time), spread))
-    return steps, Workspace("filters", chunk * blocks.length, time)
+        if planes:
+            kept = At("w_spectra", first)
+            steps.append(plan_fft_matrices.split(problem, blocks, rows, "filter_spectra", kept, count, weight=True))
+    used = (filters, spectra) if planes else (filters,)
+    return steps, tuple(replace(buffer, count=chunk * buffer.count) for buffer in used)
 
 
 def weights_launch(problem: Problem, length: int, first: int, rows: int) -> Launch:

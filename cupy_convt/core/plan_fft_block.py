@@ -35,11 +35,11 @@ from cupy_convt.core.launch import (
     epilogue,
 )
 from cupy_convt.core.plan_fft import weights_launch, weights_variant
-from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex, result_dtype
+from cupy_convt.core.problem import ACCUMULATOR, ITEM_BYTES, Problem, ceil_div, is_complex, result_dtype
 
-#: Least and most log2 of the complex points of a transform; a thread holds 16 points, or 8 in double. Longer ones would
-#: spill registers.
-_LEAST_LOG, _MOST_LOG = 7, {"complex64": 13, "complex128": 11}
+#: Least and most log2 of the complex points of a transform, by the dtype of the sums; a thread holds 16 points, or 8 in
+#: double. Longer ones would spill registers.
+_LEAST_LOG, _MOST_LOG = 7, {"float32": 13, "float64": 11, "complex64": 13, "complex128": 12}
 _POINTS_A_THREAD = {"complex64": 16, "complex128": 8}
 #: Blocks of overlap-save share a block of threads until it has two warps.
 _LEAST_THREADS = 64
@@ -82,7 +82,7 @@ def variants() -> tuple[Variant, ...]:
     for x, weight in DTYPE_PAIRS:
         time, spectrum = buffer_dtypes(x, weight)
         found += [weights_variant(weight, time), _roots_variant(spectrum)]
-        for log in _logs(result_dtype(x, weight), spectrum):
+        for log in _logs(result_dtype(x, weight)):
             found += [_block_variant(x, result_dtype(x, weight), log), _spectra_variant(time, log)]
     return tuple(dict.fromkeys(found))
 
@@ -121,8 +121,8 @@ def block_of(problem: Problem, plan: Plan, device: DeviceSpec) -> FusedBlock:
 # ---- variants -------------------------------------------------------------------------------------------------------
 
 
-def _logs(out: str, spectrum: str) -> range:
-    return range(_LEAST_LOG + is_complex(out), _MOST_LOG[spectrum] + 1)
+def _logs(out: str) -> range:
+    return range(_LEAST_LOG + is_complex(out), _MOST_LOG[ACCUMULATOR.get(out, out)] + 1)
 
 
 def _block_variant(x: str, out: str, log: int) -> Variant:
@@ -148,7 +148,7 @@ def _variant_name(block: FusedBlock) -> str:
 def fused_blocks(problem: Problem, device: DeviceSpec) -> tuple[FusedBlock, ...]:
     """Blocks of the shortest suitable lengths, shortest first."""
     found: list[FusedBlock] = []
-    for log in _logs(problem.out_dtype, dtypes(problem)[1]):
+    for log in _logs(problem.out_dtype):
         block = _block(problem, device, 1 << log)
         if block is not None:
             found.append(block)

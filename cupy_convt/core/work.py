@@ -15,9 +15,10 @@ from math import log2
 
 from cupy_convt.core.accuracy import tensor_core_products, transform_length
 from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.launch import Fft, Gemm, Plan
+from cupy_convt.core.launch import Gemm, Launch, Plan
 from cupy_convt.core.plan_cpu import CpuPlan
-from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex
+from cupy_convt.core.plan_fft_matrices import plane_bytes
+from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, row_grid
 
 
@@ -74,17 +75,20 @@ def _cpu(problem: Problem, plan: CpuPlan) -> Work:
 def _gpu(problem: Problem, plan: Plan) -> Work:
     moved = problem.bytes + sum(buffer.bytes for buffer in plan.packed)
     flops = 0
+    own_products = not any(isinstance(step, Gemm) for step in plan.steps)
     for step in plan.steps:
-        if isinstance(step, Gemm):
+        if isinstance(step, Launch):
+            moved += plane_bytes(step, ITEM_BYTES[real_dtype(problem.accumulator)])
+        elif isinstance(step, Gemm):
             size = step.batch * step.out.rows * step.out.columns
             flops += 2 * size * step.right.rows * (4 if is_complex(step.dtype) else 1)
             moved += 2 * size * ITEM_BYTES[step.out_dtype]
-        elif isinstance(step, Fft):
+        else:
             pair = step.kind.startswith("c2c")
             bins, item = step.length if pair else step.length // 2 + 1, ITEM_BYTES[step.dtype]
             flops += _transform_flops(step.length, step.batch) * (2 if pair else 1)
             moved += 2 * step.batch * item * (2 * bins + step.length * (2 if pair else 1))
-            if step.kind in ("c2r", "c2c_inverse"):
+            if own_products and step.kind in ("c2r", "c2c_inverse"):
                 flops += 8 * step.batch * bins * problem.c_in_group
     if plan.method == "fft" and not flops:
         flops = _fused(problem, transform_length(plan))

@@ -31,6 +31,7 @@ from cupy_convt.core.cost import floor_seconds, seconds
 from cupy_convt.core.dispatch import choose
 from cupy_convt.engines import engine_of
 from cupy_convt.engines.dtypes import named_dtype
+from cupy_convt.engines.layout import layouts_of
 
 FLUSH_BYTES = 256 << 20
 #: A call slower than this is timed only once.
@@ -151,16 +152,18 @@ def _plan_calls(workload: workloads.Workload, arrays: tuple[Any, Any, Any]) -> t
     choice = choose(problem, engine.device())
     calls: dict[str, Call] = {}
     predictions: dict[str, float] = {}
-    packed: dict[str, Any] = {}
+    bound: dict[str, tuple[Any, Any]] = {}
     for row in choice.ranking:
         if row.plan is None or row.seconds is None or row.seconds > HOPELESS * choice.seconds:
             continue
 
         def call(plan: Any = row.plan) -> Any:
-            if plan.name not in packed:
-                packed[plan.name] = engine.pack(problem, plan, arrays[1])
             out = engine.empty(problem.out_shape, problem.out_dtype)
-            engine.run(problem, plan, *arrays, out, packed[plan.name])
+            if plan.name not in bound:
+                packed = engine.pack(problem, plan, arrays[1]) if plan.packing_key else None
+                bound[plan.name] = engine.bind(problem, plan, *layouts_of(*arrays, out)), packed
+            run, packed = bound[plan.name]
+            run(*arrays, out, packed)
             return out
 
         calls[row.plan.name] = call

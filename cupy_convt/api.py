@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from operator import index
+from types import NoneType
 from typing import Any
 
+from cupy_convt.calls import chosen, workspace_limit
 from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.geometry import Operand, make_geometry, make_problem
+from cupy_convt.core.geometry import Geometry, Operand, make_geometry, make_problem
 from cupy_convt.core.problem import is_complex
 from cupy_convt.definition import output_length, reference
 from cupy_convt.devices import array_operand, cuda_arrays, device_spec, positive, to_dtype, to_numpy, weight_like
 from cupy_convt.engines.source import kernel_directory
 from cupy_convt.explain import Explanation
-from cupy_convt.prepared import Operator, array_kind, check_kinds, chosen, operand_of, workspace_limit
+from cupy_convt.prepared import Operator, array_kind, check_kinds, common_engine, compute, operand_of
 
 __all__ = [
     "Explanation",
@@ -41,10 +44,55 @@ __all__ = [
 ]
 
 
-_NO_CROP = (0, 0)
-_PLAIN = (int, str, type(None))
-#: For plain ints, strings and None only: a cache takes True and 1.0 for 1.
-_cached_geometry = lru_cache(maxsize=1024)(make_geometry)
+_PLAIN = (int, str, bool, float, NoneType)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _plain_geometry(
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    left: Any,
+    right: Any,
+    activation: Any,
+    slope: Any,
+    groups: Any,
+    output_size: Any,
+    method: Any,
+    precision: Any,
+    batch_invariant: Any,
+    x_ndim: int,
+) -> Geometry | None:
+    """The geometry of plain arguments. None where there are others: a cache takes (1.0,) for (1,), typed or not."""
+    integers = stride, padding, output_padding, groups, dilation
+    options = {"output_size": output_size, "method": method, "precision": precision, "batch_invariant": batch_invariant}
+    if not all(type(value) in _PLAIN for value in (*integers, *options.values(), left, right, activation, slope)):
+        return None
+    fused = activation if slope is None else (activation, slope)
+    return make_geometry(*integers, **options, crop=(left, right), activation=fused, x_ndim=x_ndim)
+
+
+def _remembered(integers: tuple[Any, ...], crop: Any, activation: Any, others: tuple[Any, ...]) -> Geometry | None:
+    """The geometry of arguments that a cache can tell apart, pairs taken to pieces; None for all others."""
+    left, right = crop if type(crop) is tuple and len(crop) == 2 else (crop, ...)
+    name, slope = activation, None
+    if type(activation) is tuple and len(activation) == 2 and type(activation[0]) is str:
+        name, slope = activation
+    try:
+        return _plain_geometry(*integers, left, right, name, slope, *others)
+    except TypeError:  # a list is no key, or the argument is refused: make_geometry will say so again
+        return None
+
+
+def _single(value: Any) -> Any:
+    """The int that an integer or a sequence of one int stands for; anything else as it is."""
+    if type(value) in (tuple, list) and len(value) == 1 and type(value[0]) is int:
+        return value[0]
+    try:
+        return value if type(value) in _PLAIN else index(value)
+    except TypeError:
+        return value
 
 
 def conv_transpose1d(
@@ -58,7 +106,7 @@ def conv_transpose1d(
     dilation: Any = 1,
     *,
     output_size: Any = None,
-    crop: Any = _NO_CROP,
+    crop: Any = (0, 0),
     method: str = "auto",
     precision: str | None = None,
     out: Any = None,
@@ -111,27 +159,28 @@ def conv_transpose1d(
             of an unsupported or different dtype.
         ValueError: a shape or value is out of range, the method cannot take the problem, L_out would be below 1.
     """
-    named = [("x", x), ("weight", weight), ("bias", bias), ("out", out)]
-    for name, array in named:
-        if array is not None or name in ("x", "weight"):
-            array_kind(name, array)
-    plain = (stride, padding, output_padding, groups, dilation, output_size, method, precision, activation)
-    cacheable = crop is _NO_CROP and type(batch_invariant) is bool and all(type(value) in _PLAIN for value in plain)
-    geometry = (_cached_geometry if cacheable else make_geometry)(
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        output_size=output_size,
-        crop=crop,
-        method=method,
-        precision=precision,
-        activation=activation,
-        batch_invariant=batch_invariant,
-        x_ndim=x.ndim,
+    engine = common_engine(x, weight, bias, out)
+    integers = stride, padding, output_padding, dilation
+    others = groups, output_size, method, precision, batch_invariant, x.ndim
+    geometry = (
+        _remembered(integers, crop, activation, others)
+        or _remembered(tuple(map(_single, integers)), crop, activation, others)
+        or make_geometry(
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            output_size=output_size,
+            crop=crop,
+            method=method,
+            precision=precision,
+            activation=activation,
+            batch_invariant=batch_invariant,
+            x_ndim=x.ndim,
+        )
     )
-    return Operator(weight, bias, geometry, keep=False)(x, out)
+    return compute(engine, geometry, x, weight, bias, out, None)
 
 
 def prepare(

@@ -1,69 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""A weight and a geometry ready to be called: checks, choice, packed weights, and the call of the engine."""
+"""Arrays meet what has been decided for them: the checks that need arrays, packed weights, and the engine's call."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, overload
 
-from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, Choice, choose
-from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
-from cupy_convt.core.problem import Problem, is_complex
-from cupy_convt.engines import Engine, engine_of, kind_of
-from cupy_convt.engines.items import run_by_item
+from cupy_convt.calls import CALLS, chosen, circumstances, decided
+from cupy_convt.core.dispatch import Choice
+from cupy_convt.core.geometry import Geometry, Operand, make_geometry, make_problem
+from cupy_convt.engines import Engine, class_of, engine_of, engine_of_classes, kind_of
 from cupy_convt.explain import Explanation
-from cupy_convt.tunefile import tuned_for
 
-#: Packed forms of one weight that a prepared operator keeps: one for each size class it meets.
-_PACKED_FORMS = 8
-#: Kinds of call (geometry, shapes, dtypes, device, limit) whose decisions are remembered.
-_CALLS = 1024
-
-
-def _default_limit() -> int:
-    text = os.environ.get("CUPY_CONVT_WORKSPACE_LIMIT")
-    if text is None:
-        return DEFAULT_WORKSPACE_LIMIT
-    if not text.isdigit():
-        raise ValueError(f"CUPY_CONVT_WORKSPACE_LIMIT: expected a number of bytes, got {text!r}")
-    return int(text)
-
-
-_limit: ContextVar[int | None] = ContextVar("workspace_limit", default=None)
-
-
-def current_limit() -> int:
-    """Bytes that a call may allocate beside its arrays, here and now."""
-    limit = _limit.get()
-    return _default_limit() if limit is None else limit
-
-
-@contextmanager
-def workspace_limit(nbytes: int) -> Iterator[None]:
-    """Bound the bytes that calls inside the block may allocate beside their arguments and their result.
-
-    Longer problems are tiled to stay under it. The default is 256 MiB, or the environment variable
-    CUPY_CONVT_WORKSPACE_LIMIT.
-
-    Raises:
-        TypeError: nbytes is not an int.
-        ValueError: nbytes is negative.
-    """
-    nbytes = integer("nbytes", nbytes)
-    if nbytes < 0:
-        raise ValueError(f"nbytes: expected an int >= 0, got {nbytes}")
-    token = _limit.set(nbytes)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
+#: Forms of one weight that a prepared operator keeps: one for each size class it meets.
+_FORMS = 8
+#: Forms of one weight by what they are good for.
+Kept = OrderedDict[Hashable, Any]
 
 
 def array_kind(name: str, array: Any) -> str:
@@ -97,59 +54,108 @@ def operand_of(array: Any) -> Operand | None:
     return None if array is None else Operand(tuple(array.shape), array.dtype.name)
 
 
-def _native(array: Any) -> Any:
-    """The array in the machine's byte order."""
-    if array is None or array.dtype.isnative:
-        return array
-    return array.astype(array.dtype.newbyteorder("="))
+def _named(x: Any, weight: Any, bias: Any, out: Any) -> list[tuple[str, Any]]:
+    optional = [(name, array) for name, array in (("bias", bias), ("out", out)) if array is not None]
+    return [("x", x), ("weight", weight), *optional]
 
 
-def _check_out(
-    engine: Engine, out: Any, problem: Problem, shape: tuple[int, ...], inputs: list[tuple[str, Any]]
-) -> None:
-    if tuple(out.shape) != shape:
-        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
-    if out.dtype.name != problem.out_dtype or not out.dtype.isnative:
-        raise TypeError(f"out: expected dtype {problem.out_dtype}, got {out.dtype}")
-    if not getattr(out.flags, "writeable", True):
+def common_engine(x: Any, weight: Any, bias: Any, out: Any) -> Engine | None:
+    """The engine of all arguments, None if their kinds differ.
+
+    Raises:
+        TypeError: one of them is not an array.
+    """
+    engine = engine_of_classes(class_of(x), class_of(weight), class_of(bias), class_of(out))
+    if engine is None:
+        for name, array in _named(x, weight, bias, out):
+            array_kind(name, array)
+    return engine
+
+
+def _refuse(geometry: Geometry, x: Any, weight: Any, bias: Any, out: Any) -> None:
+    """Refuse arrays that are not all of one kind on the current device, after what comes before that."""
+    kind, complaint = check_kinds(_named(x, weight, bias, out))
+    complaint = complaint or engine_of(kind).complaint("x", x)
+    if x.ndim not in (2, 3):
+        raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x.ndim}")
+    make_problem(geometry, operand_of(x), operand_of(weight), operand_of(bias), complaint)
+
+
+def _refuse_out(engine: Engine, out: Any, x: Any, weight: Any, bias: Any) -> None:
+    if not engine.writeable(out):
         raise ValueError("out: expected a writeable array, got a read-only one")
-    for name, array in inputs:
-        if engine.overlaps(out, array):
+    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
+        if array is not None and engine.overlaps(out, array):
             raise ValueError(f"out: expected an array that shares no memory with {name}, got one that overlaps it")
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What has been decided for inputs of one shape and dtype; no choice for an empty batch."""
-
-    engine: Engine
-    problem: Problem
-    choice: Choice | None
-    out_shape: tuple[int, ...]
+def _keep(kept: Kept, key: Hashable, form: Any) -> Any:
+    kept[key] = form
+    if len(kept) > _FORMS:
+        kept.popitem(last=False)
+    return form
 
 
-_calls: OrderedDict[tuple[object, ...], _Call] = OrderedDict()
+def _cast(array: Any, dtype: Any, name: str = "", kept: Kept | None = None) -> Any:
+    """The array in a dtype; a copy is kept by the array's name."""
+    if array is None or array.dtype == dtype:
+        return array
+    found = None if kept is None else kept.get((name, dtype))
+    if found is None:
+        found = array.astype(dtype)
+        if kept is not None:
+            _keep(kept, (name, dtype), found)
+    return found
 
 
-def chosen(problem: Problem, device: DeviceSpec, geometry: Geometry, *, kept: bool = False) -> Choice:
-    """What runs here and now, for a prepared operator when the packed weight is `kept`.
+def compute(
+    engine: Engine | None, geometry: Geometry, x: Any, weight: Any, bias: Any, out: Any, kept: Kept | None
+) -> Any:
+    """The transposed convolution; what is made of the weight goes into `kept` and comes from there.
 
     Raises:
-        ValueError: the method asked for cannot take the problem.
+        TypeError, ValueError: as :func:`cupy_convt.conv_transpose1d`.
     """
-    limit, tuned = current_limit(), tuned_for(device)
-    return choose(problem, device, geometry.method, limit, geometry.batch_invariant, tuned, kept)
+    number = None if engine is None else engine.home(x, weight, bias, out)
+    if engine is None or number is None:
+        _refuse(geometry, x, weight, bias, out)
+        raise AssertionError("expected a complaint about arrays that are not all on the current device")
+    call = decided(
+        engine,
+        number,
+        circumstances(),
+        geometry,
+        kept is not None,
+        (x.shape, x.strides, x.dtype),
+        (weight.shape, weight.strides, weight.dtype),
+        None if bias is None else (bias.shape, bias.strides, bias.dtype),
+        None if out is None else (out.shape, out.strides, out.dtype),
+    )
+    if out is not None:
+        _refuse_out(engine, out, x, weight, bias)
+    if call.converted is not None:
+        dtypes = call.converted
+        weight, bias = _cast(weight, dtypes[1], "weight", kept), _cast(bias, dtypes[2], "bias", kept)
+        return compute(engine, geometry, _cast(x, dtypes[0]), weight, bias, out, kept)
+    if out is None:
+        out = engine.empty(call.out_shape, call.problem.out_dtype)
+    if call.choice is None or call.run is None:
+        return out
+    if os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
+        _explain_once(call.choice)
+    packed, key = None, call.packing_key
+    if kept is not None and key is not None:
+        packed = kept.get(key)
+        if packed is None:
+            packed = _keep(kept, key, engine.pack(call.problem, call.choice.plan, weight))
+    call.run(x, weight, bias, out, packed)
+    return out
 
 
-def problems_met(device: DeviceSpec) -> list[Problem]:
-    """The problems that calls have met on a device, as far as they are remembered; one item of those run by item."""
-    met = [call for call in _calls.values() if call.choice is not None and call.choice.device == device]
-    return [replace(call.problem, batch=1) if call.choice and call.choice.by_item else call.problem for call in met]
-
-
-def forget_calls() -> None:
-    """Choose anew at the next call of anything."""
-    _calls.clear()
+@lru_cache(maxsize=CALLS)
+def _sized(geometry: Geometry, output_size: Any, x_ndim: int) -> Geometry:
+    size = make_geometry(output_size=output_size, x_ndim=x_ndim).output_size
+    return replace(geometry, output_size=size)
 
 
 class Operator:
@@ -160,13 +166,10 @@ class Operator:
     nothing. The arrays are not copied: do not modify them afterwards.
     """
 
-    def __init__(self, weight: Any, bias: Any, geometry: Geometry, *, keep: bool = True) -> None:
+    def __init__(self, weight: Any, bias: Any, geometry: Geometry) -> None:
         self.geometry = geometry
         self.weight, self.bias = weight, bias
-        self._keep = keep
-        self._packed: OrderedDict[tuple[object, ...], Any] = OrderedDict()
-        traits = [(array.shape, array.dtype) for array in (weight, bias) if array is not None]
-        self._fixed = (keep, geometry, *traits)
+        self._kept: Kept = OrderedDict()
 
     def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
         """The transposed convolution of x; `output_size` overrides that of the geometry.
@@ -178,70 +181,18 @@ class Operator:
         Raises:
             TypeError, ValueError: as :func:`cupy_convt.conv_transpose1d`.
         """
-        arrays = [("x", x), ("weight", self.weight)] + ([("bias", self.bias)] if self.bias is not None else [])
-        kind, complaint = check_kinds(arrays + ([("out", out)] if out is not None else []))
-        geometry = self.geometry
+        engine, geometry = common_engine(x, self.weight, self.bias, out), self.geometry
         if output_size is not None:
-            size = make_geometry(output_size=output_size, x_ndim=x.ndim).output_size
-            geometry = replace(geometry, output_size=size)
-        call = self._decide(kind, complaint or engine_of(kind).complaint("x", x), geometry, x)
-        if out is not None:
-            _check_out(call.engine, out, call.problem, call.out_shape, arrays)
-            result = out
-        else:
-            result = call.engine.empty(call.out_shape, call.problem.out_dtype)
-        if call.choice is not None:
-            if os.environ.get("CUPY_CONVT_EXPLAIN", "0") not in ("", "0"):
-                _explain_once(call.choice)
-            self._execute(call, call.choice, x, result)
-        return result
+            sized = _sized if type(output_size) is int else _sized.__wrapped__
+            geometry = sized(geometry, output_size, x.ndim)
+        return compute(engine, geometry, x, self.weight, self.bias, out, self._kept)
 
     def explain(self, x_shape: tuple[int, ...], dtype: str | None = None) -> Explanation:
         """Which plan inputs of that shape take, and why. `dtype` is x's; None is the weight's."""
         operand = Operand(tuple(x_shape), dtype or self.weight.dtype.name)
         problem = make_problem(self.geometry, operand, operand_of(self.weight), operand_of(self.bias))
         engine = engine_of(array_kind("weight", self.weight))
-        return Explanation(chosen(problem, engine.device(), self.geometry, kept=self._keep))
-
-    def _decide(self, kind: str, complaint: str | None, geometry: Geometry, x: Any) -> _Call:
-        """Every refusal and the choice, remembered by what they depend on."""
-        engine, limit = engine_of(kind), current_limit()
-        device = engine.device()
-        key = (kind, x.shape, x.dtype, device.name, limit, self._fixed, geometry.output_size)
-        call = _calls.get(key) if complaint is None else None
-        if call is not None:
-            return call
-        if x.ndim not in (2, 3):
-            raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x.ndim}")
-        problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias), complaint)
-        if problem.has_bias and is_complex(self.bias.dtype.name) and not is_complex(problem.out_dtype):
-            self.weight = self.weight.astype(self.bias.dtype)  # a real product with a complex bias: rare, so promoted
-            problem = make_problem(geometry, operand_of(x), operand_of(self.weight), operand_of(self.bias))
-        choice = chosen(problem, device, geometry, kept=self._keep) if problem.batch else None
-        call = _Call(engine, problem, choice, problem.out_shape if x.ndim == 3 else problem.out_shape[1:])
-        _calls[key] = call
-        if len(_calls) > _CALLS:
-            _calls.popitem(last=False)
-        return call
-
-    def _execute(self, call: _Call, choice: Choice, x: Any, out: Any) -> None:
-        plan = choice.plan
-        weight, bias = _native(self.weight), _native(self.bias)
-        if bias is not None and bias.dtype != out.dtype:
-            bias = bias.astype(out.dtype)
-        packed = None
-        if self._keep and plan.packing_key:
-            packed = self._packed.get(plan.packing_key)
-            if packed is None:
-                packed = self._packed[plan.packing_key] = call.engine.pack(call.problem, plan, weight)
-                if len(self._packed) > _PACKED_FORMS:
-                    self._packed.popitem(last=False)
-        if x.ndim == 2:
-            x, out = x[None], out[None]
-        if choice.by_item:
-            run_by_item(call.engine, call.problem, plan, _native(x), weight, bias, out, packed)
-        else:
-            call.engine.run(call.problem, plan, _native(x), weight, bias, out, packed)
+        return Explanation(chosen(problem, engine.device(), self.geometry, kept=True))
 
 
 _explained: set[Choice] = set()

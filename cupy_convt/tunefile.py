@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path
@@ -31,6 +31,17 @@ from cupy_convt.core.version import __version__
 FORMAT = 1
 _loaded: dict[Path, Tuned | None] = {}
 _lock = Lock()
+_watchers: list[Callable[[], None]] = []
+
+
+def when_changed(call: Callable[[], None]) -> None:
+    """Call it whenever the measurements in use have changed."""
+    _watchers.append(call)
+
+
+def _changed() -> None:
+    for call in _watchers:
+        call()
 
 
 def cache_directory(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
@@ -151,6 +162,7 @@ def save(device: DeviceSpec, classes: Mapping[str, Times], versions: Mapping[str
         }
         _replace(path, json.dumps(data, indent=1) + "\n")
         _loaded[path] = Tuned(merged)
+    _changed()
     return path
 
 
@@ -169,12 +181,14 @@ def _replace(path: Path, text: str) -> None:
 def reset(device: DeviceSpec) -> Path | None:
     """Remove a device's file; its path if there was one."""
     path = path_of(device)
-    with _lock:
-        _loaded[path] = None
-        try:
+    try:
+        with _lock:
+            _loaded[path] = None
             path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    finally:
+        _changed()
     return path
 
 
@@ -182,3 +196,4 @@ def forget_loaded() -> None:
     """Read the files again at the next choice."""
     with _lock:
         _loaded.clear()
+    _changed()

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from cupy_convt.calls import chosen, current_limit, problems_met
 from cupy_convt.core.dispatch import AnyPlan, choose
 from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.core.size_class import Times, representative, size_class
 from cupy_convt.devices import cuda_arrays, to_dtype
 from cupy_convt.engines import Engine, engine_of
-from cupy_convt.prepared import chosen, current_limit, forget_calls, problems_met
+from cupy_convt.engines.layout import layouts_of
 from cupy_convt.tunefile import save
 
 #: Plans predicted to take more than this many times the chosen one are not timed; nor are, again, those that did.
@@ -76,7 +77,6 @@ def tune(
             raise ValueError("problems: expected at least one, got none (None means those met so far on the device)")
         measured = measure_all(engine, found, seconds=seconds, report=report)
         save(spec, measured, _versions())
-    forget_calls()
     return measured
 
 
@@ -203,15 +203,14 @@ def _arrays(engine: Engine, problem: Problem) -> tuple[Any, Any, Any]:
 def _call(engine: Engine, problem: Problem, plan: AnyPlan, arrays: tuple[Any, Any, Any]) -> Call:
     x, weight, out = arrays
     bias = engine.asarray(np.zeros(problem.c_out, to_dtype(problem.out_dtype))) if problem.has_bias else None
-    kept: list[Any] = []
+    kept: list[Any] = []  # the bound plan and the packed weight, made by the first call
 
     def call() -> None:
-        packed = None
-        if plan.packing_key:
-            if not kept:
-                kept.append(engine.pack(problem, plan, weight))
-            packed = kept[0]
-        engine.run(problem, plan, x, weight, bias, out, packed)
+        if not kept:
+            kept.append(engine.bind(problem, plan, *layouts_of(x, weight, bias, out)))
+            kept.append(engine.pack(problem, plan, weight) if plan.packing_key else None)
+        run, packed = kept
+        run(x, weight, bias, out, packed)
 
     return call
 

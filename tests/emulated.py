@@ -7,7 +7,7 @@ Kernels run as the emulator compiled them; library transforms and products are N
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.launch import Fft, Gemm, Launch, Step, Variant
+from cupy_convt.engines.bound import Bound
 from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
+from cupy_convt.engines.layout import Layout
+from cupy_convt.engines.protocol import Kernel, KernelArgument, Operand
+from cupy_convt.engines.runtime import GpuEngine
 from cupy_convt.engines.source import kernel_source
 from tests.emulator.counters import LaunchStats
 from tests.emulator.memory import At, DeviceBuffer
@@ -80,6 +83,13 @@ def to_host(array: np.ndarray) -> np.ndarray:
     return np.array(array, copy=True, subok=False)
 
 
+class Place(At):
+    """A pointer that moves by bytes, as those of CuPy."""
+
+    def __add__(self, nbytes: int) -> Place:
+        return Place(self.buffer, self.offset + nbytes)
+
+
 @cache
 def compiled(variant: Variant, mode: str, counters: bool = False) -> EmuKernel:
     """A kernel variant, built once for the process (and kept on disk by the emulator)."""
@@ -99,6 +109,9 @@ class EmulatorRuntime:
 
     def device(self) -> DeviceSpec:
         return self.spec
+
+    def home(self, *arrays: Any) -> int | None:
+        return 0
 
     def complaint(self, name: str, array: Any) -> str | None:
         return None
@@ -135,15 +148,23 @@ class EmulatorRuntime:
         call()
         return time.perf_counter() - start
 
-    def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
-        assert launch.shared_bytes <= self.spec.shared_bytes, launch
-        kernel = compiled(launch.variant, self.mode, self.counters)
-        kernel.max_dynamic_shared_size_bytes = self.spec.shared_bytes
-        native = [_place(a) if isinstance(a, Pointer) else a for a in arguments]
-        kernel((launch.grid,), (launch.block,), native, launch.shared_bytes, **self.launch_options)
-        self.stats.append((launch, kernel.stats))
+    def pointer(self, array: Any) -> Place:
+        return Place(array.buffer, array.byte_offset)
 
-    def fft(self, step: Fft, source: Pointer, destination: Pointer) -> None:
+    def scalar(self, value: np.generic) -> KernelArgument:
+        return value
+
+    def kernel(self, launch: Launch) -> Kernel:
+        def run(arguments: Sequence[KernelArgument]) -> None:
+            assert launch.shared_bytes <= self.spec.shared_bytes, launch
+            kernel = compiled(launch.variant, self.mode, self.counters)
+            kernel.max_dynamic_shared_size_bytes = self.spec.shared_bytes
+            kernel((launch.grid,), (launch.block,), arguments, launch.shared_bytes, **self.launch_options)
+            self.stats.append((launch, kernel.stats))
+
+        return run
+
+    def fft(self, step: Fft, source: Place, destination: Place) -> None:
         real = np.dtype(step.dtype)
         pair = np.result_type(real, np.complex64)
         half, n = step.length // 2 + 1, step.length
@@ -153,7 +174,7 @@ class EmulatorRuntime:
         }.get(step.kind, ((pair, n), (pair, n)))
         inverse = step.kind in ("c2r", "c2c_inverse")
         if step.spread and inverse:
-            places = [_shifted(source, f * step.spread * given[0].itemsize) for f in range(given[1])]
+            places = [source + f * step.spread * given[0].itemsize for f in range(given[1])]
             before = np.stack([_read(place, given[0], step.batch) for place in places], axis=1)
         else:
             before = _read(source, given[0], step.batch * given[1]).reshape(step.batch, given[1])
@@ -168,7 +189,7 @@ class EmulatorRuntime:
             _write(destination, after)
             return
         for f, row in enumerate(after.T):
-            _write(_shifted(destination, f * step.spread * row.itemsize), np.ascontiguousarray(row))
+            _write(destination + f * step.spread * row.itemsize, np.ascontiguousarray(row))
 
     def gemm(self, step: Gemm, left: Operand, right: Operand, out: Operand) -> None:
         assert left.row_stride >= left.columns and right.row_stride >= right.columns, "rows of a library matrix overlap"
@@ -179,41 +200,31 @@ class EmulatorRuntime:
             assert product.shape == (out.rows, out.columns), step
             for i, row in enumerate(product):
                 shift = (b * out.batch_stride + i * out.row_stride) * kind.itemsize
-                _write(Pointer(out.pointer.array, out.pointer.byte_offset + shift), row)
+                _write(out.pointer + shift, row)
 
 
-def _shifted(pointer: Pointer, nbytes: int) -> Pointer:
-    return Pointer(pointer.array, pointer.byte_offset + nbytes)
-
-
-def _place(pointer: Pointer) -> At:
-    return At(pointer.array.buffer, pointer.array.byte_offset + pointer.byte_offset)
-
-
-def _read(pointer: Pointer, dtype: np.dtype[Any], count: int) -> np.ndarray:
-    place = _place(pointer)
+def _read(place: Place, dtype: np.dtype[Any], count: int) -> np.ndarray:
     return place.buffer.to_host(dtype, count, place.offset)
 
 
-def _write(pointer: Pointer, values: np.ndarray) -> None:
-    place = _place(pointer)
+def _write(place: Place, values: np.ndarray) -> None:
     place.buffer.set(values, place.offset)
 
 
 def _matrix(operand: Operand, index: int, dtype: np.dtype[Any]) -> np.ndarray:
     first = index * operand.batch_stride
     rows = [
-        _read(
-            Pointer(
-                operand.pointer.array,
-                operand.pointer.byte_offset + (first + i * operand.row_stride) * dtype.itemsize,
-            ),
-            dtype,
-            operand.columns,
-        )
+        _read(operand.pointer + (first + i * operand.row_stride) * dtype.itemsize, dtype, operand.columns)
         for i in range(operand.rows)
     ]
     return np.stack(rows)
+
+
+def run_steps(runtime: EmulatorRuntime, steps: Sequence[Step], arrays: Mapping[str, Any]) -> None:
+    """Some steps of a plan on arrays by name; None for a bias that is not there."""
+    layouts = {name: None if array is None else Layout.of(array) for name, array in arrays.items()}
+    pointers = [None if array is None else runtime.pointer(array) for array in arrays.values()]
+    Bound(runtime, steps, layouts)(pointers)
 
 
 def make_engine(mode: str = "check", spec: DeviceSpec = PRESETS["h200"], **options: Any) -> GpuEngine:

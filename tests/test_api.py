@@ -9,8 +9,8 @@ import pytest
 
 import cupy_convt as ct
 from cupy_convt import api
+from cupy_convt.calls import current_limit
 from cupy_convt.core.problem import DTYPES
-from cupy_convt.prepared import current_limit
 from tests.emulated import to_device as emulated
 
 RNG = np.random.default_rng(7)
@@ -101,6 +101,7 @@ def test_mixed_kinds_name_both() -> None:
 def test_an_array_that_its_engine_cannot_use_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from cupy_convt.engines.cpu import CpuEngine
 
+    monkeypatch.setattr(CpuEngine, "home", lambda self, *arrays: None)
     monkeypatch.setattr(CpuEngine, "complaint", lambda self, name, array: f"{name}: expected another device")
     with pytest.raises(TypeError, match="x: expected another device"):
         call()

@@ -11,8 +11,10 @@ import cupy_convt as ct
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.problem import DTYPES, Problem
+from cupy_convt.engines import Engine
 from cupy_convt.engines.cpu import CpuEngine
-from cupy_convt.engines.items import run_by_item
+from cupy_convt.engines.items import bind_items
+from cupy_convt.engines.layout import layouts_of
 from tests import cases
 from tests.emulated import EmulatedArray, make_engine, to_device, to_host
 
@@ -129,6 +131,10 @@ GPU_PROBLEMS = [
 ]
 
 
+def run_by_item(engine: Engine, problem: Problem, plan: Any, *arrays: Any) -> None:
+    bind_items(engine, problem, plan, *layouts_of(*arrays))(*arrays)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", GPU_PROBLEMS, ids=str)
 def test_plans_of_one_order_give_every_item_the_same_bits(problem: Problem) -> None:
@@ -181,7 +187,7 @@ def test_products_of_the_library_read_items_at_one_alignment(monkeypatch: pytest
         type(engine.runtime),
         "gemm",
         lambda self, step, left, right, out: (
-            seen.append(right.pointer.array.byte_offset) or original(self, step, left, right, out)
+            seen.append(right.pointer.offset) or original(self, step, left, right, out)
         ),
     )
     problem = Problem(3, 12, 33, 12, 7, 3, 2, 4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cupy_convt import api, bench, cli, prepared, tunefile
+from cupy_convt import api, bench, calls, cli, tunefile
 
 LAYER = ("--x", "1,3,50", "--weight", "3,2,5", "--stride", "2")
 
@@ -19,7 +19,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     tunefile.forget_loaded()
     yield tunefile.path_of(api.device_spec("cpu"))
     tunefile.forget_loaded()
-    prepared.forget_calls()
+    calls.forget_calls()
 
 
 @pytest.fixture

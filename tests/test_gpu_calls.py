@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.launch import I32, At, Fft, Gemm, Launch, Matrix
 from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import Operand, Pointer
+from cupy_convt.engines.protocol import Operand
 
 cupy = pytest.importorskip("cupy", exc_type=ImportError)
 gpu = pytest.importorskip("cupy_convt.engines.gpu", exc_type=ImportError)
@@ -108,9 +109,9 @@ def test_a_product_reaches_cublas_as_it_was_meant(runtime, transposed: bool, dty
     shape = (inner, rows) if transposed else (rows, inner)
     item = left.itemsize
     operands = (
-        Operand(Pointer(Device(left), 2 * item), *shape, left.shape[2], left[0].size),
-        Operand(Pointer(Device(right), 3 * item), inner, columns, right.shape[2], right[0].size),
-        Operand(Pointer(Device(out), out.itemsize), rows, columns, out.shape[2], out[0].size),
+        Operand(Device(left).data + 2 * item, *shape, left.shape[2], left[0].size),
+        Operand(Device(right).data + 3 * item, inner, columns, right.shape[2], right[0].size),
+        Operand(Device(out).data + out.itemsize, rows, columns, out.shape[2], out[0].size),
     )
     runtime.gemm(step, *operands)
     a = left[:, :, 2:].astype(out_dtype)
@@ -137,7 +138,7 @@ def test_transforms_are_planned_once_for_each_stream_and_forgotten_in_order(runt
     x, y = Device(np.zeros(8)), Device(np.zeros(8))
 
     def transform(kind: str, length: int = 16, dtype: str = "float32") -> None:
-        runtime.fft(Fft(kind, length, 2, At("x", 0), At("y", 0), dtype), Pointer(x, 8), Pointer(y, 16))
+        runtime.fft(Fft(kind, length, 2, At("x", 0), At("y", 0), dtype), x.data + 8, y.data + 16)
 
     for kind in ("r2c", "r2c", "c2r", "c2c", "c2c_inverse"):
         transform(kind)
@@ -174,7 +175,7 @@ def test_spread_spectra_are_strides_of_the_plan(runtime, monkeypatch, kind: str,
     monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleStream(1))
     x = Device(np.zeros(8))
     for _ in range(2):
-        runtime.fft(Fft(kind, 16, 3, At("x", 0), At("x", 0), "float32", 5), Pointer(x), Pointer(x))
+        runtime.fft(Fft(kind, 16, 3, At("x", 0), At("x", 0), "float32", 5), x.data, x.data)
     assert made == [((16,), *layout, gpu._FFT_TYPES[kind, "float32"], 3, "C", 0, None)]
 
 
@@ -212,8 +213,8 @@ def test_nothing_is_compiled_planned_or_packed_while_a_graph_is_captured(runtime
     launch = Launch("direct_gather", (("CONVT_X", "float"), ("CONVT_W", "float")), 1, 256, 0, ("x",))
     step = Fft("r2c", 16, 2, At("x", 0), At("y", 0), "float32")
     calls = {
-        "the kernel direct_gather is compiled": lambda: runtime.launch(launch, [Pointer(x)]),
-        "a transform of 16 points is planned": lambda: runtime.fft(step, Pointer(x), Pointer(x)),
+        "the kernel direct_gather is compiled": lambda: runtime.kernel(launch)([x.data]),
+        "a transform of 16 points is planned": lambda: runtime.fft(step, x.data, x.data),
     }
     stream.capturing = True
     for what, call in calls.items():
@@ -230,6 +231,29 @@ def test_nothing_is_compiled_planned_or_packed_while_a_graph_is_captured(runtime
     for call in calls.values():
         call()
     assert made == ["direct_gather", "transform"]
+
+
+def test_arrays_are_at_home_on_the_current_device(runtime) -> None:
+    def on(ordinal: int) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(device_id=ordinal))
+
+    assert runtime.home(on(0), None, on(0)) == 0
+    assert runtime.home(on(1), on(1)) is None
+    assert runtime.home(on(0), on(0), None, on(1)) is None
+
+
+def test_the_stream_is_not_asked_for_once_a_mark_has_passed(runtime, monkeypatch) -> None:
+    waited: list[Any] = []
+    stream = SimpleNamespace(ptr=2, is_capturing=lambda: False, wait_event=waited.append)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
+    event = SimpleNamespace(done=False)
+    mark = gpu._Mark(1, event)
+    runtime.wait(mark)
+    event.done = True
+    runtime.wait(mark)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", None)
+    runtime.wait(mark)
+    assert waited == [event]
 
 
 def test_time_is_what_passes_between_two_events(runtime, monkeypatch) -> None:
@@ -276,7 +300,7 @@ def test_kernels_are_compiled_once_and_asked_for_their_shared_memory(runtime, mo
     small = Launch("direct_stream", (("CONVT_X", "float"), ("CONVT_R", 2)), 5, 128, 1000, ("x", I32(3)))
     large = Launch("direct_stream", small.defines, 5, 128, 60 << 10, ("x", I32(3)))
     for launch in (small, small, large, large):
-        runtime.launch(launch, [Pointer(x, 12), np.int32(3), None])
+        runtime.kernel(launch)([runtime.pointer(x) + 12, np.int32(3), None])
     assert [options for _, options in built] == [("-std=c++17", "-DCONVT_X=float", "-DCONVT_R=2")] * 2
     assert launched[0] == ((5,), (128,), (Memory(x.data.ptr + 12), np.int32(3), None), 1000, 0)
     assert launched[3][3:] == (60 << 10, PRESETS["h200"].shared_bytes)
@@ -341,6 +365,25 @@ def test_cupy_takes_what_the_runtime_hands_over() -> None:
 
     with pytest.raises(TypeError, match="Unsupported type"):
         convert(object())
-    for argument in (place, None, np.int32(1), np.int64(1), np.float64(1)):
+    scalars = [gpu.CupyRuntime().scalar(value) for value in (np.int32(1), np.int64(1), np.float32(1), np.float64(1))]
+    for argument in (place, None, *scalars):
         with pytest.raises(Exception, match="CUDA|INVALID"):
             convert(argument)
+
+
+def test_scalars_are_addresses_of_copies_that_live_as_long(monkeypatch) -> None:
+    """CuPy takes the address in such an object as it is; the driver reads as many bytes as the parameter has."""
+    held: list[np.ndarray] = []
+    original = gpu.CNumpyArray
+    monkeypatch.setattr(gpu, "CNumpyArray", lambda array: held.append(array) or original(array))
+    gpu._constant.cache_clear()
+    scalar = gpu.CupyRuntime().scalar
+    values = np.int32(7), np.int64(7), np.float64(0.0), np.float64(-0.0)
+    made = [scalar(value) for value in values]
+    for value, array in zip(values, held, strict=True):
+        assert array.dtype == value.dtype and array.tobytes() == value.tobytes()
+    assert scalar(np.int32(7)) is made[0]
+    before = [sys.getrefcount(array) for array in held]
+    made.clear()
+    gpu._constant.cache_clear()
+    assert [sys.getrefcount(array) for array in held] == [count - 1 for count in before]

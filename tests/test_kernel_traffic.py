@@ -11,9 +11,8 @@ from cupy_convt.core.device import PRESETS
 from cupy_convt.core.launch import Launch, Plan
 from cupy_convt.core.problem import Problem
 from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import _run
 from tests import cases
-from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, over, to_device
+from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, over, run_steps, to_device
 from tests.emulator.counters import LaunchStats
 from tests.emulator.memory import Lazy
 
@@ -118,7 +117,7 @@ def run_last_blocks(p: Problem, plan: Plan, arrays: dict[str, EmulatedArray | No
             runtime = EmulatorRuntime(
                 blocks=(max(0, step.grid - number), min(number, step.grid)), check_unwritten=False
             )
-            _run([step], runtime, {**arrays, **buffers})
+            run_steps(runtime, [step], {**arrays, **buffers})
 
 
 @pytest.mark.parametrize("l_in", [2**30 + 77, 300_000])

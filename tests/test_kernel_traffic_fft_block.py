@@ -11,9 +11,9 @@ from cupy_convt.core.device import PRESETS
 from cupy_convt.core.launch import Launch, Plan
 from cupy_convt.core.problem import ITEM_BYTES, Problem
 from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import GpuEngine, _run
+from cupy_convt.engines.runtime import GpuEngine
 from tests import cases
-from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, over, to_device
+from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, over, run_steps, to_device
 from tests.emulator.counters import LaunchStats
 from tests.emulator.memory import Lazy
 from tests.test_kernels_fft_block import plan_of, plans
@@ -113,5 +113,5 @@ def test_rows_reach_past_two_to_the_31() -> None:
     (launch,) = plan.steps
     assert isinstance(launch, Launch)
     runtime = EmulatorRuntime(blocks=(launch.grid - 2, 2), check_unwritten=False)
-    _run([launch], runtime, {"x": x, "bias": None, "out": out, **packed})
+    run_steps(runtime, [launch], {"x": x, "bias": None, "out": out, **packed})
     np.testing.assert_allclose(np.asarray(out[0, 0, -600:], np.float64), wanted, rtol=2e-3, atol=1e-2)

@@ -12,7 +12,7 @@ from cupy_convt.core import fft_tiles, plan_direct, plan_fft, plan_gemm
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.launch import Plan
 from cupy_convt.core.problem import Problem
-from cupy_convt.engines.runtime import GpuEngine, execute
+from cupy_convt.engines.runtime import GpuEngine
 from tests import cases
 from tests.cases import GEOMETRIES, PAIRS, pair_id, problem
 from tests.emulated import EmulatedArray, EmulatorRuntime, empty, make_engine, to_device, to_host
@@ -182,8 +182,8 @@ def test_direct_keeps_a_nan_inside_its_receptive_field(name: str, poison: float)
     for device in (H200, SMALL):
         for plan in plan_direct.candidates(p, device, LIMIT):
             out = empty(p.out_shape, p.out_dtype)
-            arrays = {"x": to_device(x), "weight": to_device(weight), "out": out}
-            execute(plan, EmulatorRuntime(), {**arrays, "bias": None if bias is None else to_device(bias)})
+            arrays = to_device(x), to_device(weight), None if bias is None else to_device(bias)
+            make_engine().run(p, plan, *arrays, out)
             y = to_host(out)
             np.testing.assert_array_equal(~np.isfinite(y), touched)
             np.testing.assert_allclose(y[~touched], clean[~touched], rtol=1e-4, atol=1e-4)

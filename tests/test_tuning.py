@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cupy_convt as ct
-from cupy_convt import api, prepared, tunefile, tuning
+from cupy_convt import api, calls, tunefile, tuning
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.launch import Launch, Plan
 from cupy_convt.core.problem import Problem
@@ -26,10 +26,10 @@ PROBLEM = Problem(1, 3, 50, 2, 5, 2)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("CUPY_CONVT_CACHE_DIR", str(tmp_path))
     tunefile.forget_loaded()
-    prepared.forget_calls()
+    calls.forget_calls()
     yield tunefile.path_of(api.device_spec("cpu"))
     tunefile.forget_loaded()
-    prepared.forget_calls()
+    calls.forget_calls()
 
 
 def test_the_cpu_is_measured_and_remembered(file: Path) -> None:
@@ -48,20 +48,26 @@ def test_the_cpu_is_measured_and_remembered(file: Path) -> None:
     assert rows[0].reason == "least tuned time"
 
 
-def test_calls_follow_the_measurements_at_once() -> None:
+def test_calls_follow_the_measurements_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = np.ones((1, 3, 50), "float32"), np.ones((3, 2, 5), "float32")
     operator = ct.prepare(weight, stride=2)
     want = operator(x)
     device = api.device_spec("cpu")
-    assert [problem for problem in prepared.problems_met(device)] == [PROBLEM]
+    assert [problem for problem in calls.problems_met(device)] == [PROBLEM]
     usual = choose(PROBLEM, device).plan.name
     names = [row.name for row in choose(representative(PROBLEM), device).ranking]
     other = next(name for name in names if name.partition("/")[0] != usual.partition("/")[0])
     tunefile.save(device, {size_class(PROBLEM): {name: 1e-9 if name == other else 1.0 for name in names}}, {})
-    prepared.forget_calls()
+    ran: list[str] = []
+    bind = type(engine_of("numpy")).bind
+    monkeypatch.setattr(
+        type(engine_of("numpy")), "bind", lambda self, p, plan, *a: ran.append(plan.method) or bind(self, p, plan, *a)
+    )
     np.testing.assert_allclose(operator(x), want, rtol=1e-5, atol=1e-5)
-    (call,) = prepared._calls.values()
-    assert call.choice is not None and call.choice.method == other.partition("/")[0]
+    assert ran == [other.partition("/")[0]]
+    tunefile.reset(device)
+    np.testing.assert_array_equal(operator(x), want)
+    assert ran == [other.partition("/")[0], usual.partition("/")[0]]
 
 
 def test_tune_without_problems_takes_those_that_were_met() -> None:
@@ -70,7 +76,7 @@ def test_tune_without_problems_takes_those_that_were_met() -> None:
     ct.conv_transpose1d(np.ones((3, 50), "float32"), np.ones((3, 2, 5), "float32"), stride=2)
     ct.conv_transpose1d(np.ones((0, 3, 50), "float32"), np.ones((3, 2, 5), "float32"), stride=2)
     assert list(ct.tune(seconds=0.0)) == [size_class(PROBLEM)]
-    assert not prepared._calls
+    assert not calls.problems_met(api.device_spec("cpu"))
 
 
 def test_one_item_is_measured_where_the_batch_must_not_matter() -> None:
@@ -78,7 +84,7 @@ def test_one_item_is_measured_where_the_batch_must_not_matter() -> None:
     assert list(ct.tune([many], seconds=0.0)) == [size_class(PROBLEM)]
     x, weight = np.ones((5, 3, 50), "float32"), np.ones((3, 2, 5), "float32")
     ct.conv_transpose1d(x, weight, stride=2, method="gemm", batch_invariant=True)
-    assert prepared.problems_met(api.device_spec("cpu")) == [PROBLEM]
+    assert calls.problems_met(api.device_spec("cpu")) == [PROBLEM]
 
 
 @pytest.mark.parametrize(
@@ -145,10 +151,13 @@ def test_gpu_plans_are_measured_with_their_weight_packed(monkeypatch: pytest.Mon
     problem = Problem(2, 20, 9, 3, 6, 3)
     running: list[str] = []
     packed: list[str] = []
-    run, pack = type(engine).run, type(engine).pack
-    monkeypatch.setattr(
-        type(engine), "run", lambda self, p, plan, *a: running.append(plan.name) or run(self, p, plan, *a)
-    )
+    bind, pack = type(engine).bind, type(engine).pack
+
+    def named(self: Any, problem: Problem, plan: Plan, *layouts: Any) -> Callable[..., None]:
+        run = bind(self, problem, plan, *layouts)
+        return lambda *arrays: running.append(plan.name) or run(*arrays)
+
+    monkeypatch.setattr(type(engine), "bind", named)
     monkeypatch.setattr(
         type(engine), "pack", lambda self, p, plan, w: packed.append(plan.name) or pack(self, p, plan, w)
     )
@@ -165,7 +174,7 @@ def test_precompile_makes_everything_that_a_plan_needs_and_runs_nothing(monkeypa
     engine = engine_of("emulated")
     asked: list[Any] = []
     monkeypatch.setattr(type(engine.runtime), "ready", lambda self, step: asked.append(step))
-    for refused in ("launch", "fft", "gemm"):
+    for refused in ("kernel", "fft", "gemm"):
         monkeypatch.setattr(type(engine.runtime), refused, None)
     monkeypatch.setattr(tuning, "on_device", emulator_as_device)
     ct.precompile([{"x_shape": (1, 1, 5000), "weight_shape": (1, 1, 900), "stride": 2, "method": "fft"}])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any
 
@@ -39,6 +39,14 @@ class Geometry:
     precision: str | None = None
     activation: tuple[str, float] | None = None
     batch_invariant: bool = False
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: a geometry is part of what every call is remembered by."""
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)

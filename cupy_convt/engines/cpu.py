@@ -6,17 +6,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
 from cupy_convt.core.plan_cpu import CpuPlan, threads
 from cupy_convt.core.problem import Problem, is_complex
-from cupy_convt.engines import cpu_bf16, cpu_dense, cpu_direct, cpu_fft, cpu_fft_pack, cpu_phases, cpu_toeplitz
+from cupy_convt.engines import (
+    Run,
+    cpu_bf16,
+    cpu_dense,
+    cpu_direct,
+    cpu_fft,
+    cpu_fft_pack,
+    cpu_phases,
+    cpu_toeplitz,
+)
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
 from cupy_convt.engines.dtypes import named_dtype
+from cupy_convt.engines.layout import Layout
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +42,10 @@ class CpuEngine:
         """This machine, as the planner sees it."""
         return _this_cpu()
 
+    def home(self, *arrays: Array | None) -> int | None:
+        """There is one CPU."""
+        return 0
+
     def complaint(self, name: str, array: Array) -> str | None:
         """NumPy arrays can always be used."""
         return None
@@ -44,13 +58,13 @@ class CpuEngine:
         """The values as an array of this engine's kind."""
         return values
 
+    def writeable(self, array: Array) -> bool:
+        """Whether the array may be written to."""
+        return array.flags.writeable
+
     def overlaps(self, a: Array, b: Array) -> bool:
         """Whether two arrays may share memory, judged by their bounds."""
         return np.may_share_memory(a, b)
-
-    def settled(self, plan: CpuPlan, x: Array) -> Array:
-        """Contiguous: BLAS may sum in another order where rows lie otherwise."""
-        return np.ascontiguousarray(x)
 
     def ready(self, plan: CpuPlan) -> None:
         """There is nothing to compile."""
@@ -73,6 +87,27 @@ class CpuEngine:
         if plan.block:
             return cpu_toeplitz.pack(problem, plan, real)
         return real
+
+    def bind(
+        self,
+        problem: Problem,
+        plan: CpuPlan,
+        x: Layout,
+        weight: Layout,
+        bias: Layout | None,
+        out: Layout,
+        *,
+        settled: bool = False,
+    ) -> Run:
+        """The plan, ready to be run; `settled` makes x contiguous: BLAS may sum in another order where it is not."""
+        if not settled and len(x.shape) == 3:
+            return partial(self.run, problem, plan)
+
+        def run(x: Array, weight: Array, bias: Array | None, out: Array, packed: object | None = None) -> None:
+            x, out = (x, out) if x.ndim == 3 else (x[None], out[None])
+            self.run(problem, plan, np.ascontiguousarray(x) if settled else x, weight, bias, out, packed)
+
+        return run
 
     def run(
         self,

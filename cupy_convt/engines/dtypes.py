@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 
+@cache
 def named_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of a name.
 

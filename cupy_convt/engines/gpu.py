@@ -10,18 +10,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import cupy
 import numpy as np
 from cupy.cuda.device import get_cublas_handle
+from cupy.cuda.function import CNumpyArray
 
 from cupy_convt.core.device import DEFAULT_SHARED_BYTES, DeviceSpec, spec_of
 from cupy_convt.core.launch import Fft, Gemm, Launch, Step
 from cupy_convt.engines.dtypes import named_dtype
-from cupy_convt.engines.runtime import GpuEngine, KernelArgument, Operand, Pointer
+from cupy_convt.engines.protocol import Kernel, KernelArgument, Operand, Pointer
+from cupy_convt.engines.runtime import GpuEngine
 from cupy_convt.engines.source import compiler_options, kernel_source
 
 #: Transform plans kept per process; each holds a work area of about the size of its data.
@@ -67,6 +69,14 @@ class CupyRuntime:
         """The current device."""
         return _probed(cupy.cuda.runtime.getDevice())
 
+    def home(self, *arrays: Any) -> int | None:
+        """The current device's ordinal if all arrays live on it, else None."""
+        here: int = cupy.cuda.runtime.getDevice()
+        for array in arrays:
+            if array is not None and array.data.device_id != here:
+                return None
+        return here
+
     def complaint(self, name: str, array: Any) -> str | None:
         """Arrays live on the current device, as everywhere in CuPy."""
         here, there = cupy.cuda.runtime.getDevice(), array.device.id
@@ -74,7 +84,7 @@ class CupyRuntime:
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new array, C-contiguous and uninitialised."""
-        return cupy.empty(shape, named_dtype(dtype))
+        return cupy.ndarray(shape, named_dtype(dtype))  # as cupy.empty, without its own Python
 
     def asarray(self, values: Any) -> Any:
         """The values of a NumPy array on the current device."""
@@ -109,8 +119,10 @@ class CupyRuntime:
 
         A capture cannot wait for work outside of it: plan and pack before capturing, as for every kernel.
         """
+        if mark.passed:
+            return
         stream = cupy.cuda.get_current_stream()
-        if mark.passed or stream.ptr == mark.stream or stream.is_capturing():
+        if stream.ptr == mark.stream or stream.is_capturing():
             return
         mark.passed = mark.event.done
         if not mark.passed:
@@ -119,7 +131,7 @@ class CupyRuntime:
     def ready(self, step: Step) -> None:
         """Compile the kernel, plan the transform, or make the library's handle."""
         if isinstance(step, Launch):
-            self._kernel(step)
+            self.kernel(step)
         elif isinstance(step, Fft):
             self._transform(step)
         else:
@@ -134,13 +146,16 @@ class CupyRuntime:
         stop.synchronize()
         return float(cupy.cuda.get_elapsed_time(start, stop)) * 1e-3
 
-    def launch(self, launch: Launch, arguments: Sequence[KernelArgument]) -> None:
-        """Run a kernel; its first use on a device compiles it (CuPy keeps the binary on disk)."""
-        kernel = self._kernel(launch)
-        native = [_memory(a) if isinstance(a, Pointer) else a for a in arguments]
-        kernel((launch.grid,), (launch.block,), tuple(native), shared_mem=launch.shared_bytes)
+    def pointer(self, array: Any) -> Pointer:
+        """Its memory, from the first element on."""
+        return array.data
 
-    def _kernel(self, launch: Launch) -> Any:
+    def scalar(self, value: np.generic) -> KernelArgument:
+        """The address of a copy: CuPy converts a scalar anew at each launch, and a kernel has dozens."""
+        return _constant(value.dtype.char, value.tobytes())
+
+    def kernel(self, launch: Launch) -> Kernel:
+        """A kernel, compiled at its first use on a device (CuPy keeps the binary on disk)."""
         large = launch.shared_bytes > DEFAULT_SHARED_BYTES
         key = (cupy.cuda.runtime.getDevice(), launch.variant, large)
         kernel = self._kernels.get(key)
@@ -152,13 +167,18 @@ class CupyRuntime:
             if large:
                 kernel.max_dynamic_shared_size_bytes = self.device().shared_bytes
             self._kernels[key] = kernel
-        return kernel
+        grid, block, shared_bytes = (launch.grid,), (launch.block,), launch.shared_bytes
+
+        def run(arguments: Sequence[KernelArgument]) -> None:
+            kernel(grid, block, tuple(arguments), shared_mem=shared_bytes)
+
+        return run
 
     def fft(self, step: Fft, source: Pointer, destination: Pointer) -> None:
         """Run a batch of transforms by cuFFT."""
         direction = _CUFFT_INVERSE if step.kind == "c2c_inverse" else _CUFFT_FORWARD
         # Plan1d.fft reads no more of its arrays than .data.ptr
-        ends = (SimpleNamespace(data=_memory(pointer)) for pointer in (source, destination))
+        ends = (SimpleNamespace(data=pointer) for pointer in (source, destination))
         self._transform(step).fft(*ends, direction)
 
     def _transform(self, step: Fft) -> Any:
@@ -186,17 +206,22 @@ class CupyRuntime:
         operand, result = _CUDA_TYPES[step.dtype], _CUDA_TYPES[step.out_dtype]
         double = step.out_dtype in ("float64", "complex128")
         compute = _COMPUTE_FAST_TF32 if step.tf32 else _COMPUTE_64F if double else _COMPUTE_32F
-        one, zero = (np.array(value, step.out_dtype) for value in (1, 0))
+        one, zero = _SCALES[step.out_dtype]
         cublas.gemmStridedBatchedEx(
             get_cublas_handle(),
             _OP_N,
             _OP_T if step.left_transposed else _OP_N,
-            *(out.columns, out.rows, right.rows, one.ctypes.data),
-            *(_memory(right.pointer).ptr, operand, right.row_stride, right.batch_stride),
-            *(_memory(left.pointer).ptr, operand, left.row_stride, left.batch_stride),
-            *(zero.ctypes.data, _memory(out.pointer).ptr, result, out.row_stride, out.batch_stride),
+            *(out.columns, out.rows, right.rows, one),
+            *(right.pointer.ptr, operand, right.row_stride, right.batch_stride),
+            *(left.pointer.ptr, operand, left.row_stride, left.batch_stride),
+            *(zero, out.pointer.ptr, result, out.row_stride, out.batch_stride),
             *(step.batch, compute, _GEMM_DEFAULT),
         )
+
+
+@lru_cache(maxsize=4096)
+def _constant(kind: str, content: bytes) -> KernelArgument:
+    return CNumpyArray(np.frombuffer(content, kind))
 
 
 def _refuse_capture(event: str) -> None:
@@ -221,14 +246,13 @@ def _spread_plan(cufft: Any, step: Fft) -> Any:
     return cufft.PlanNd((step.length,), *layout, _FFT_TYPES[step.kind, step.dtype], step.batch, "C", 0, None)
 
 
-def _memory(pointer: Pointer) -> Any:
-    return pointer.array.data + pointer.byte_offset
-
-
 # cudaDataType_t of library_types.h; the rest from cublas_api.h and cufft.h
 _CUDA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5, "bfloat16": 14}
 _OP_N, _OP_T, _GEMM_DEFAULT = 0, 1, -1
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_FAST_TF32 = 68, 70, 77
+_ONE_AND_ZERO = [np.array([1, 0], dtype) for dtype in ("float32", "float64", "complex64", "complex128")]
+#: Addresses of a product's factors: 1 for the product, 0 for what was there.
+_SCALES = {pair.dtype.name: (pair.ctypes.data, pair.ctypes.data + pair.itemsize) for pair in _ONE_AND_ZERO}
 _CUFFT_FORWARD, _CUFFT_INVERSE = -1, 1
 _FFT_TYPES = {
     ("r2c", "float32"): 0x2A,

@@ -7,15 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from cupy_convt.core.problem import Problem
-from cupy_convt.engines import Engine
+from cupy_convt.engines import Engine, Run
+from cupy_convt.engines.layout import Layout
 
 
-def run_by_item(
-    engine: Engine, problem: Problem, plan: Any, x: Any, weight: Any, bias: Any, out: Any, packed: Any = None
-) -> None:
-    """Run a plan for one item on every item of the batch; arguments are those of Engine.run."""
+def bind_items(
+    engine: Engine, problem: Problem, plan: Any, x: Layout, weight: Layout, bias: Layout | None, out: Layout
+) -> Run:
+    """A plan for one item, ready to be run on every item of batches of these layouts."""
     item = replace(problem, batch=1)
-    if packed is None and plan.packing_key:
-        packed = engine.pack(item, plan, weight)
-    for n in range(problem.batch):
-        engine.run(item, plan, engine.settled(plan, x[n : n + 1]), weight, bias, out[n : n + 1], packed)
+    run_item = engine.bind(item, plan, x.item(), weight, bias, out.item(), settled=True)
+
+    def run(x: Any, weight: Any, bias: Any, out: Any, packed: Any = None) -> None:
+        if packed is None and plan.packing_key:
+            packed = engine.pack(item, plan, weight)
+        if x.ndim == 2:
+            x, out = x[None], out[None]
+        for n in range(problem.batch):
+            run_item(x[n : n + 1], weight, bias, out[n : n + 1], packed)
+
+    return run

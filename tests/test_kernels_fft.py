@@ -13,9 +13,8 @@ from cupy_convt.core.fft_blocks import Blocks
 from cupy_convt.core.launch import At, Gemm, Plan
 from cupy_convt.core.plan_fft_matrices import split
 from cupy_convt.core.problem import Problem
-from cupy_convt.engines.runtime import _run
 from tests.cases import PAIRS, operands, pair_id
-from tests.emulated import EmulatorRuntime, empty, over, to_device, to_host
+from tests.emulated import EmulatorRuntime, empty, over, run_steps, to_device, to_host
 from tests.emulator.memory import Lazy
 from tests.test_kernels import check
 
@@ -102,7 +101,7 @@ def test_planes_reach_past_two_to_the_31() -> None:
     places = [np.arange(bins) * pitch + plane * bins * pitch for plane in range(3)]
     for weight in (False, True):
         launch = split(p, blocks, 1, "spectra", At("planes", 0), pitch, weight)
-        _run([launch], runtime, {"spectra": to_device(spectra), "planes": planes})
+        run_steps(runtime, [launch], {"spectra": to_device(spectra), "planes": planes})
         parts = spectra.real, spectra.imag
         wanted = (parts[0], parts[1] - parts[0], sum(parts)) if weight else (sum(parts), *parts)
         for place, values in zip(places, wanted, strict=True):

@@ -6,8 +6,8 @@
 
 Results are those of `benchmarks.run --plans-only` or `--all-methods`, and of `benchmarks.sweep`. Least squares on the
 logarithm of the times: a factor of two is as bad for a microsecond as for a second. Plans near the best one of their
-row count most, since the choice is among them; every constant is drawn gently to its old value, so one that no row
-depends on stays.
+row count most, since the choice is among them, and layers more than points of a sweep; every constant is drawn gently
+to its old value, so one that no row depends on stays.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT
 from cupy_convt.core.plan_cpu import candidates
 from cupy_convt.core.problem import Problem
 
-RESULTS = Path(__file__).with_name("results") / "cpu-plans.json"
+RESULTS = [Path(__file__).with_name("results") / name for name in ("cpu-plans.json", "sweep-cpu.json")]
+#: How often a row of a real layer counts, beside one of a sweep.
+LAYER_WEIGHT = 3.0
 #: How hard an old value holds on: as hard as so many samples that are off by a factor of e.
 PRIOR = 0.1
 #: Errors beyond about this factor's logarithm count linearly: one odd measurement must not bend the rest.
@@ -52,12 +54,15 @@ class Row:
     name: str
     plans: dict[str, Any]
     seconds: dict[str, float]
+    weight: float = 1.0
 
 
 def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
     """Rows of a results file, what in it could not be used, and its environment."""
     data = json.loads(path.read_text())
     device = replace(PRESETS["cpu"], multiprocessors=data["environment"]["cores"])
+    if data["environment"]["versions"].get("openvino", "absent") != "absent":
+        device = replace(device, fp16=2 * device.fp32)
     layers = {layer.name: layer for layer in workloads.load()}
     rows: list[Row] = []
     unused: list[str] = []
@@ -75,7 +80,8 @@ def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
             measured = {name: ms * 1e-3 for name, ms in times.items() if name in found}
             if measured:
                 plans = {name: (problem, found[name], device, kept) for name in measured}
-                rows.append(Row(row["name"] + ", kept" * kept, plans, measured))
+                weight = 1.0 if "fields" in row else LAYER_WEIGHT
+                rows.append(Row(row["name"] + ", kept" * kept, plans, measured, weight))
     return rows, unused, data["environment"]
 
 
@@ -117,7 +123,7 @@ def fit(rows: Sequence[Row], start: Any, model: Model) -> Any:
 def _weighted(row: Row) -> Iterable[tuple[str, float, float]]:
     """Name, seconds and weight of each sample of a row."""
     best = min(row.seconds.values())
-    return [(name, time, math.sqrt(best / time)) for name, time in row.seconds.items()]
+    return [(name, time, math.sqrt(row.weight * best / time)) for name, time in row.seconds.items()]
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,9 @@ def rewritten(text: str, constants: Any, source: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit, print, and write if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_cost", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", nargs="*", type=Path, default=[RESULTS], help="results files (cpu-plans.json)")
+    parser.add_argument(
+        "results", nargs="*", type=Path, default=RESULTS, help="results files (cpu-plans.json, sweep-cpu.json)"
+    )
     parser.add_argument("--write", action="store_true", help="write the constants to their file")
     options = parser.parse_args(argv)
     rows: list[Row] = []

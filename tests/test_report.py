@@ -57,10 +57,12 @@ def test_losing_rows_are_named() -> None:
 
 
 def test_every_row_and_the_regret_are_in_the_full_table() -> None:
-    rows = [row(f"r{i}", 2.0, regret=1 + i / 10, kept_regret=2.0, predicted_ms=1.5 if i else 9.0) for i in range(4)]
+    others = {"kept_regret": 2.0, "plan_regret": 3.0, "kept_plan_regret": 4.0}
+    rows = [row(f"r{i}", 2.0, regret=1 + i / 10, predicted_ms=1.5 if i else 9.0, **others) for i in range(4)]
     text = report.full_table({"environment": ENVIRONMENT, "rows": rows})
     assert all(f"| r{i} |" in text for i in range(4))
     assert "median 1.15, 95th percentile 1.30, largest 1.30; of prepared operators median 2.00" in text
+    assert "of all methods: median 3.00, 95th percentile 3.00, largest 3.00; prepared median 4.00" in text
     assert "Predictions within a factor of 2: 75 %" in text
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import timing
-from benchmarks.run import _contenders
+from benchmarks.run import _contenders, _of_methods
 
 
 @pytest.fixture
@@ -63,3 +63,10 @@ def test_contenders_are_near_the_best_of_one_of_their_groups() -> None:
         ("a", False),
         ("c", True),
     }
+
+
+def test_a_method_stands_for_the_plan_it_would_run() -> None:
+    ranking = [("gemm", "gemm/b"), ("gemm", "gemm/a"), ("fft", "fft/slow"), ("fft", "fft/a"), ("direct", "direct/taps")]
+    choice = SimpleNamespace(ranking=[SimpleNamespace(method=method, name=name) for method, name in ranking])
+    times = {"gemm/a": 1.0, "gemm/b": 2.0, "fft/slow": 3.0, "fft/a": 0.5}
+    assert _of_methods(choice, times) == [2.0, 3.0]  # type: ignore[arg-type]

@@ -26,70 +26,71 @@ LINE_BYTES = 64
 #: The peak (flop/s, float32) of the machine that the constants below are from.
 FITTED_PEAK = 205e9
 #: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
-PROVENANCE = "cpu-plans.json of 2026-11-22: AMD EPYC, 2 cores, numpy 2.4.6, scipy 1.17.1"
+PROVENANCE = "cpu-plans.json, sweep-cpu.json of 2026-11-22: AMD EPYC, 2 cores, numpy 2.4.6, scipy 1.17.1"
 
 
 @dataclass(frozen=True)
 class Constants:
     """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
 
-    convert: float = 3.8e-10
-    direct_call: float = 1.92e-05
-    direct_tile: float = 3.24e-05
-    direct_element: float = 7.19e-10
-    direct_loop: float = 9.54e-09
-    direct_pass: float = 1.2e-06
-    direct_store: float = 2e-11
-    dense_call: float = 0.000901
-    dense_tile: float = 0.000112
-    dense_rate: float = 1.85e11
-    dense_narrow_rate: float = 3.2e11
-    dense_half_channels: float = 11.2
-    dense_half_width: float = 9.07
-    dense_operand: float = 4e-10
-    columns_element: float = 4.47e-10
-    rows_element: float = 9.42e-10
-    rows_loop: float = 9.68e-10
-    phases_call: float = 0.000493
-    phases_tile: float = 5.05e-05
-    phases_rate: float = 1.76e11
-    phases_half_depth: float = 15.8
-    phases_half_width: float = 6.2
-    phases_operand: float = 4e-10
-    phases_input: float = 3.49e-10
-    phases_result: float = 6.55e-10
-    winograd_call: float = 0.00108
-    winograd_tile: float = 0.000173
-    winograd_rate: float = 1.54e11
-    winograd_half_depth: float = 3.32
+    convert: float = 3.84e-10
+    cold_byte: float = 9.91e-11
+    direct_call: float = 1.3e-05
+    direct_tile: float = 1.56e-05
+    direct_element: float = 2.48e-10
+    direct_loop: float = 1.12e-08
+    direct_pass: float = 1.92e-06
+    direct_store: float = 1.61e-10
+    dense_call: float = 0.000325
+    dense_tile: float = 0.000108
+    dense_rate: float = 1.97e11
+    dense_narrow_rate: float = 3.45e11
+    dense_half_channels: float = 8.07
+    dense_half_width: float = 2.21
+    dense_operand: float = 5.33e-10
+    columns_element: float = 6.13e-10
+    rows_element: float = 1.07e-09
+    rows_loop: float = 8.7e-10
+    phases_call: float = 0.000368
+    phases_tile: float = 9.9e-05
+    phases_rate: float = 1.88e11
+    phases_half_depth: float = 9.85
+    phases_half_width: float = 2.77
+    phases_operand: float = 3.98e-10
+    phases_input: float = 1.04e-10
+    phases_result: float = 7.92e-10
+    winograd_call: float = 0.000559
+    winograd_tile: float = 0.000159
+    winograd_rate: float = 1.76e11
+    winograd_half_depth: float = 3.08
     winograd_half_width: float = 1.78
-    winograd_operand: float = 4e-10
-    winograd_input: float = 3.22e-10
-    winograd_result: float = 1.17e-09
-    phases_pack: float = 1.31e-09
-    toeplitz_call: float = 0.000113
-    toeplitz_tile: float = 3e-05
-    toeplitz_product: float = 4.88e-08
-    toeplitz_rate: float = 1.87e11
-    toeplitz_right: float = 5e-10
-    toeplitz_copy: float = 1.82e-09
-    toeplitz_output: float = 1.15e-10
-    toeplitz_pack: float = 7.46e-10
-    fft_call: float = 0.000465
-    fft_point: float = 2.28e-10
-    fft_product: float = 8e-11
-    fft_output: float = 5.36e-10
-    fft_store: float = 2e-11
-    fft_fill: float = 1e-10
-    fft_pack: float = 7.72e-10
-    fft_tile: float = 0.000132
-    fft_loop: float = 5.85e-08
-    fft_alone: float = 1.48
-    fft_split: float = 0.87
-    fft_convert: float = 1.16e-09
-    fft_matrix_rate: float = 7.75e10
-    fft_half_channels: float = 8.0
-    fft_turn: float = 1e-09
+    winograd_operand: float = 2.56e-10
+    winograd_input: float = 3.87e-10
+    winograd_result: float = 1.86e-09
+    phases_pack: float = 1.41e-09
+    toeplitz_call: float = 7.49e-05
+    toeplitz_tile: float = 2.41e-05
+    toeplitz_product: float = 1.91e-08
+    toeplitz_rate: float = 1.75e11
+    toeplitz_right: float = 2.08e-10
+    toeplitz_copy: float = 1.89e-09
+    toeplitz_output: float = 4.46e-10
+    toeplitz_pack: float = 1e-09
+    fft_call: float = 0.000231
+    fft_point: float = 1.37e-10
+    fft_product: float = 1.65e-09
+    fft_output: float = 4.87e-10
+    fft_store: float = 2.24e-11
+    fft_fill: float = 1.48e-09
+    fft_pack: float = 3.96e-09
+    fft_tile: float = 3.94e-05
+    fft_loop: float = 2.58e-08
+    fft_alone: float = 2.62
+    fft_split: float = 1.31
+    fft_convert: float = 1.4e-09
+    fft_matrix_rate: float = 6.1e11
+    fft_half_channels: float = 585
+    fft_turn: float = 3.02e-10
 
 
 FITTED = Constants()
@@ -137,6 +138,11 @@ def _apart(problem: Problem, real: RealShape) -> int:
     return min(problem.stride, LINE_BYTES // real.item)
 
 
+def _cold(problem: Problem, device: DeviceSpec) -> float:
+    """About the share of the arrays that no cache of a core holds."""
+    return problem.bytes / (problem.bytes + device.multiprocessors * device.cache_bytes)
+
+
 def _passes(real: RealShape) -> float:
     """Element-wise work of a dtype relative to float32: twice the bytes, or a conversion besides."""
     return real.item / 4 + (1.0 if real.converted else 0.0)
@@ -149,6 +155,7 @@ def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     each = _outputs(problem, real) * (passes * element + c.direct_store * _apart(problem, real))
     tiles = _tiles(problem, plan, grid)
     each += tiles * (c.direct_tile + calls * c.direct_pass)
+    each += _outputs(problem, real) * real.item * _cold(problem, device) * c.cold_byte
     return c.direct_call + each / _busy(problem, device, tiles)
 
 
@@ -225,6 +232,7 @@ def _toeplitz(
     )
     tiles = _tiles(problem, plan, grid)
     each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile
+    each += outputs * real.item * _cold(problem, device) * c.cold_byte
     multiplying = 2.0 * outputs * window / (c.toeplitz_rate * _scale(real, device)) * device.multiprocessors
     return c.toeplitz_call + (multiplying + each) / _busy(problem, device, tiles)
 
@@ -256,7 +264,8 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     if real.c_in < MATRIX_CHANNELS:
         each += results * form.length * (2 * real.c_in - 1) * c.fft_product  # multiplied, and added to the others
     else:
-        rate = c.fft_matrix_rate * _scale(real, device) * real.c_in / (real.c_in + c.fft_half_channels)
+        rate = c.fft_matrix_rate * real.c_in / (real.c_in + c.fft_half_channels)
+        rate = min(rate, FITTED_PEAK) * _scale(real, device)
         total += 4.0 * results * form.length * real.c_in / rate
         each += inputs * form.length * c.fft_turn
         # products of few rows read the spectra at the speed of memory

@@ -8,7 +8,7 @@
 // Block mapping, fastest first: slice of a tile's channels, then the tiles of the product; all in blockIdx.x.
 // Preconditions: 256 threads; parts[group][part][column tile][row tile][channel][column][phase], 16-byte aligned; the
 // line of columns as implicit.cuh says.
-#include "implicit.cuh"
+#include "implicit_rows.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type of the result"
 #endif
@@ -30,19 +30,17 @@ implicit_finish(const A* __restrict__ parts, const T* __restrict__ bias, T* __re
   int row_tile = tile % row_tiles, column_tile = tile / row_tiles % column_tiles;
   i64 group = tile / row_tiles / column_tiles;
   ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
-  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
+  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 1);
   rows.first_channel += first_channel;
   rows.channels = min(slice, rows.channels - first_channel);
   ct_output<T> output = {out + group * c_out_group * out_stride_c, bias ? bias + group * c_out_group : bias,
                          out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
                          activation, slope};
-  ct_stage<T, BN, THREADS> stage = {reinterpret_cast<A*>(ct_smem), stage_pitch, output, line, rows};
+  ct_stage<T, BN, THREADS> stage = {reinterpret_cast<A*>(ct_smem), stage_pitch, ct_columns<A>(phase_tile, 0), output,
+                                    line, rows};
   i64 tile_size = (i64)channel_tile * stage.run(), tiles = (i64)row_tiles * column_tiles;
   i64 first = (group * part_count * tiles + column_tile * row_tiles + row_tile) * tile_size;
   stage.load_parts(parts + first + (i64)first_channel * stage.run(), tiles * tile_size, part_count);
   __syncthreads();
-  if (runs)
-    stage.store_runs();
-  else
-    stage.store_scattered();
+  ct_store(stage, runs);
 }

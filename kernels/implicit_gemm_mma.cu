@@ -12,7 +12,7 @@
 // blockIdx.x. With several parts, `out` is where their sums wait for implicit_finish.
 // Preconditions: sm_80; 2 * BN threads; w as pack_weights leaves it for CONVT_BM, row-major 1, 16-byte aligned; the
 // line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
-#include "implicit.cuh"
+#include "implicit_rows.cuh"
 #include "mma.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type, __half, __nv_bfloat16 or float"
@@ -109,14 +109,20 @@ implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __r
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                     // [STAGES][BM][W_ROW_BYTES]
   unsigned char* x_tiles = ct_smem + STAGES * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
-  int row_tile = blockIdx.x % row_tiles, column_tile = blockIdx.x / row_tiles % column_tiles;
-  int part = blockIdx.x / row_tiles / column_tiles % parts;
-  i64 group = blockIdx.x / row_tiles / column_tiles / parts;
-  ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
-  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
-  ct_input<T> input = {x + group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
-  int first_step = part * part_steps, chunk = first_step / taps, tap = first_step % taps;
-  const T* weights = w + ((group * row_tiles + row_tile) * chunks * taps + first_step) * (BK * BM);
+  // the way out: of a row's first sum there, -1 if the row is padding; and the block, from which it starts afresh, as
+  // registers are scarce
+  __shared__ int places[BM + 1];
+  ct_block block(blockIdx.x, row_tiles, column_tiles, parts);
+  ct_line line = ct_line_at((i64)block.column_tile * BN, first_u, row_columns, batch);
+  if (threadIdx.x < BM) {
+    ct_rows rows = ct_rows_at(block.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 8);
+    int2 row = rows.at(threadIdx.x);
+    ct_st(places + threadIdx.x, row.x < 0 ? -1 : row.x * stage_pitch + row.y);
+  }
+  if (threadIdx.x == 0) ct_st(places + BM, (int)blockIdx.x);
+  ct_input<T> input = {x + block.group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
+  int first_step = block.part * part_steps, chunk = first_step / taps, tap = first_step % taps;
+  const T* weights = w + ((block.group * row_tiles + block.row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int warp_row = warp % 2 * WARP_ROWS, warp_column = warp / 2 * WARP_COLUMNS;
 
@@ -150,24 +156,27 @@ implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __r
   }
   __syncthreads();
 
-  ct_output<T> output = {out + group * c_out_group * out_stride_c, bias ? bias + group * c_out_group : bias,
-                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
-                         activation, slope};
-  ct_stage<T, BN, THREADS> stage = {reinterpret_cast<float*>(ct_smem), stage_pitch, output, line, rows};
+  float* sums_out = reinterpret_cast<float*>(ct_smem);
+  ct_columns<float> spread(phase_tile, 8);
 #pragma unroll
   for (int i = 0; i < 2 * ROW_FRAGMENTS; ++i) {
-    int channel, place = stage.place(warp_row + i * 8 + lane / 4, channel);
+    int place = ct_ld(places + warp_row + i * 8 + lane / 4);
+    float* p = sums_out + place + spread.step(warp_column + lane % 4);
 #pragma unroll
-    for (int j = 0; j < 2 * COLUMN_FRAGMENTS; ++j) {
-      int column = warp_column + j / 2 * 8 + lane % 4 + j % 2 * 4;
-      if (place >= 0) ct_st(stage.at(channel, place + column * phase_tile), sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
-    }
+    for (int j = 0; j < 2 * COLUMN_FRAGMENTS; ++j, p += spread.step(4))
+      if (place >= 0) ct_st(p, sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
   }
   __syncthreads();
+  ct_block here(ct_ld(places + BM), row_tiles, column_tiles, parts);
+  ct_rows rows = ct_rows_at(here.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 8);
+  ct_output<T> output = {out + here.group * c_out_group * out_stride_c, bias ? bias + here.group * c_out_group : bias,
+                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
+                         activation, slope};
+  ct_stage<T, BN, THREADS> stage = {
+      sums_out, stage_pitch, spread, output,
+      ct_line_at((i64)here.column_tile * BN, first_u, row_columns, batch), rows};
   if (parts > 1)
     stage.store_part(reinterpret_cast<ct_acc_t<T>*>(out) + blockIdx.x * (i64)channel_tile * stage.run());
-  else if (runs)
-    stage.store_runs();
   else
-    stage.store_scattered();
+    ct_store(stage, runs);
 }

@@ -77,10 +77,6 @@ class HopperTile(Tile):
         """The columns that leave at once: all or half."""
         return replace(self, columns=self.columns // 2 if self.columns % 128 else 128)
 
-    def lanes(self, item_bytes: int) -> list[tuple[int, int]]:
-        """(row, column) of the lanes when a warp leaves its sums."""
-        return [(lane // 4, lane % 4 * 2 + lane // 2 % 2) for lane in range(32)]
-
 
 def _tiles(unit: str) -> tuple[HopperTile, ...]:
     sides = (128, 192), (128, 128), (64, 192)

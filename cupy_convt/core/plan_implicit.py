@@ -161,7 +161,7 @@ def _product(problem: Problem, tile: Tile, parts: int) -> Launch:
         *strides,
         *lengths,
         *integers,
-        *_way_out(problem, tile),
+        *_way_out(problem, stage_pitch(problem, tile)),
     )
     shared, defines = shared_bytes(problem, tile), _defines(problem.x_dtype, tile)
     return Launch(tile.kernel, defines, blocks(problem, tile) * parts, tile.threads, shared, arguments)
@@ -170,7 +170,7 @@ def _product(problem: Problem, tile: Tile, parts: int) -> Launch:
 def _finish(problem: Problem, tile: Tile, parts: int) -> Launch:
     rows, phases, columns = split(problem, tile), problem.phases, line(problem)
     channels = finish_channels(problem, tile)
-    slices = ceil_div(rows.channels, channels)
+    slices, run = ceil_div(rows.channels, channels), rows.phases * tile.columns
     numbers = (
         *(columns.columns, problem.batch, problem.c_out_group, len(phases.active), rows.channels, rows.phases),
         *(rows.phase_tiles, rows.tiles, column_tiles(problem, tile), parts, channels, slices),
@@ -178,19 +178,19 @@ def _finish(problem: Problem, tile: Tile, parts: int) -> Launch:
     arguments: tuple[Argument, ...] = (
         *("parts", "bias", "out", Stride("out", 0), Stride("out", 1)),
         *(I64(problem.l_out), I64(problem.p_left), I64(columns.first_u)),
-        *(*(I32(n) for n in numbers), *_way_out(problem, tile)),
+        *(*(I32(n) for n in numbers), *_way_out(problem, run)),
     )
-    shared = channels * stage_pitch(problem, tile) * ITEM_BYTES[problem.accumulator]
+    shared = channels * run * ITEM_BYTES[problem.accumulator]
     grid, defines = blocks(problem, tile) * slices, _finish_defines(problem.x_dtype, tile)
     return Launch("implicit_finish", defines, grid, _FINISH_BLOCK, shared, arguments)
 
 
-def _way_out(problem: Problem, tile: Tile) -> tuple[Argument, ...]:
+def _way_out(problem: Problem, pitch: int) -> tuple[Argument, ...]:
     """What the product and implicit_finish end their lists with: which sample a row and a column are, the epilogue."""
     phases = problem.phases
     inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
     taps = (problem.kernel_size, problem.stride, problem.dilation, phases.tap_step, inverse)
-    numbers = (*taps, int(in_runs(problem)), stage_pitch(problem, tile))
+    numbers = (*taps, int(in_runs(problem)), pitch)
     return (*(I32(n) for n in numbers), *epilogue(problem))
 
 

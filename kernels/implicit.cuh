@@ -11,6 +11,17 @@
 // contraction is part_steps consecutive steps.
 #include "types.cuh"
 
+// What the products take first: arrays, strides, lengths, and how columns and rows fall into tiles.
+#define CT_PRODUCT_PARAMETERS(T)                                                                                       \
+  const T *__restrict__ x, const T *__restrict__ w, const T *__restrict__ bias, T *__restrict__ out, i64 x_stride_n,   \
+      i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left, i64 first_u,                \
+      int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps, int panel_taps,               \
+      int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles, int row_tiles, int column_tiles
+// What they and implicit_finish take last: which sample a row and a column are, the staging area's pitch, the epilogue.
+#define CT_WAY_OUT_PARAMETERS                                                                                          \
+  int kernel_size, int stride, int dilation, int tap_step, int inverse, int runs, int stage_pitch, int activation,     \
+      double slope
+
 // A row of the x tile is one place of the line: 64 bytes of channels, padded so that eight rows meet all banks once.
 // Taps look back at most CT_HALO places in one tile.
 enum { CT_HALO = 32, CT_ROW_BYTES = 80, CT_ROW_UNITS = 4 };
@@ -84,7 +95,7 @@ template <class T, int PLACES, int THREADS> struct ct_x_tile {
   }
 };
 
-// ---- rows (channel, phase) ------------------------------------------------------------------------------------------
+// ---- rows (channel, phase) -----------------------------------------------------------------------------------------
 
 // A tile is channel_tile channels by phase_tile phases. Phase f holds taps f, f + tap_step, ... and its column u is
 // sample u * stride + f * dilation - p_left.

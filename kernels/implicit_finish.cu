@@ -23,8 +23,7 @@ extern "C" __global__ void __launch_bounds__(256, 4)
 implicit_finish(const A* __restrict__ parts, const T* __restrict__ bias, T* __restrict__ out, i64 out_stride_n,
                 i64 out_stride_c, i64 l_out, i64 p_left, i64 first_u, int row_columns, int batch, int c_out_group,
                 int phases, int channel_tile, int phase_tile, int phase_tiles, int row_tiles, int column_tiles,
-                int part_count, int slice, int slices, int kernel_size, int stride, int dilation, int tap_step,
-                int inverse, int runs, int stage_pitch, int activation, double slope) {
+                int part_count, int slice, int slices, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   int first_channel = blockIdx.x % slices * slice, tile = blockIdx.x / slices;
   int row_tile = tile % row_tiles, column_tile = tile / row_tiles % column_tiles;

@@ -100,12 +100,7 @@ CT_DEV void multiply(float (&sums)[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4], const un
 }
 
 extern "C" __global__ void __launch_bounds__(2 * CONVT_BN, BN == 128 ? 2 : BN == 32 ? 8 : BM == 128 ? 3 : 4)
-implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-                  i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
-                  i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
-                  int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-                  int row_tiles, int column_tiles, int parts, int part_steps, int kernel_size, int stride, int dilation,
-                  int tap_step, int inverse, int runs, int stage_pitch, int activation, double slope) {
+implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                     // [STAGES][BM][W_ROW_BYTES]
   unsigned char* x_tiles = ct_smem + STAGES * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]

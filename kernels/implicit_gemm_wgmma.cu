@@ -256,12 +256,7 @@ CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], uns
 }
 
 extern "C" __global__ void __launch_bounds__(256 + 2 * CONVT_BM, 1)
-implicit_gemm_wgmma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-                    i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
-                    i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
-                    int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-                    int row_tiles, int column_tiles, int kernel_size, int stride, int dilation, int tap_step,
-                    int inverse, int runs, int stage_pitch, int tiles, int activation, double slope) {
+implicit_gemm_wgmma(CT_PRODUCT_PARAMETERS(T), int tiles, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   Arguments a = {x, w, bias, out, x_stride_n, x_stride_c, out_stride_n, out_stride_c, l_in, l_out, p_left, first_u,
                  row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile,

@@ -21,10 +21,10 @@ CT_DEV void ct_take_unit(ct_acc_t<T> (&values)[16 / sizeof(T)], const ct_stage<T
   for (int k = 0; k < OUT; ++k) values[k] = k / UNIT == turn ? first.v[k % UNIT] : second.v[k % UNIT];
 }
 
-// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Pieces of 32
-// units of 16 bytes, or of fewer where runs are short, go to the warps, whole sectors together. Where the units of the
-// run are units of shared memory too, a lane takes one of them; elsewhere lanes take consecutive samples, 4 bytes or
-// more at a time.
+// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Pieces of
+// 32 units of 16 bytes, or of fewer where runs are short, go to the warps, whole sectors together. Where the units of
+// the run are units of shared memory too, a lane takes one of them; elsewhere lanes take consecutive samples, 4 bytes
+// or more at a time.
 template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_stage<T, COLUMNS, THREADS>& stage) {
   typedef ct_acc_t<T> A;
   enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A), SECTOR = 32 / sizeof(T), WIDTH = sizeof(T) == 2 ? 2 : 1 };
@@ -96,8 +96,8 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
   }
 }
 
-// The way that the tile and the rows of the batch allow. Halves leave by units where rows are short and where tiles hold
-// some of the phases; of larger types single samples fill sectors as well.
+// The way that the tile and the rows of the batch allow. Halves leave by units where rows are short and where tiles
+// hold some of the phases; of larger types single samples fill sectors as well.
 template <class T, int COLUMNS, int THREADS>
 CT_DEV void ct_store(const ct_stage<T, COLUMNS, THREADS>& stage, bool runs) {
   bool whole = runs && stage.rows.phases == stage.output.stride;

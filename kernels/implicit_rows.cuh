@@ -27,7 +27,8 @@ CT_DEV void ct_take_unit(ct_acc_t<T> (&values)[16 / sizeof(T)], const ct_stage<T
 // or more at a time.
 template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_stage<T, COLUMNS, THREADS>& stage) {
   typedef ct_acc_t<T> A;
-  enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A), SECTOR = 32 / sizeof(T), WIDTH = sizeof(T) == 2 ? 2 : 1 };
+  enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A), SECTOR = 32 / sizeof(T), BANKS = 128 / sizeof(A) };
+  enum { WIDTH = sizeof(T) == 2 ? 2 : 1 };
   const ct_output<T>& output = stage.output;
   int columns;
   for (int column = 0; column < COLUMNS; column += columns) {
@@ -37,20 +38,23 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
     int source = column * output.stride, length = columns * output.stride;
     i64 t = stage.sample(first.u, 0);
     int begin = (int)min(max(-t, 0ll), (i64)length), end = (int)min(max(output.l_out - t, 0ll), (i64)length);
-    int units = (length + SECTOR - 1 + OUT - 1) / OUT;
+    int units = (length + SECTOR - 1 + OUT - 1 + (stage.spread.pad ? BANKS : 0)) / OUT;
     int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team, rank = threadIdx.x % team;
     for (int i = threadIdx.x / team; i < stage.rows.channels * pieces; i += THREADS / team) {
       int channel = i / pieces;
       T* run = stage.row(channel, first.n) + t;
       int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR), base = i % pieces * team * OUT - askew;
       bool alike = (source + SECTOR - askew) % UNIT == 0;
+      // no 32 units across a gap between lines, even if they begin inside a sector
+      int ahead = (source + base) & (BANKS - 1);
+      if (stage.spread.pad && ahead % OUT == 0) base -= ahead;
       // of sample k: its place, if lanes take units or else WIDTH consecutive samples
       int unit = base + rank * OUT;
       A values[OUT];
       if (alike && unit >= begin && unit + OUT <= end) {
         ct_take_unit(values, stage, channel, source + unit);
       } else {
-        int turn = WIDTH == 2 && !alike ? rank / 16 : 0;  // half of the lanes begin with the second of two
+        int turn = WIDTH == 2 && !alike ? threadIdx.x / 16 % 2 : 0;  // half of the lanes begin with the second of two
 #pragma unroll
         for (int k = 0; k < OUT; ++k) {
           int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH + (k % WIDTH ^ turn);

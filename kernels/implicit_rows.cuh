@@ -54,7 +54,8 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
       if (alike && unit >= begin && unit + OUT <= end) {
         ct_take_unit(values, stage, channel, source + unit);
       } else {
-        int turn = WIDTH == 2 && !alike ? threadIdx.x / 16 % 2 : 0;  // half of the lanes begin with the second of two
+        // half of the lanes begin in odd banks
+        int turn = WIDTH == 2 && !alike ? (threadIdx.x / 16 + source + base) & 1 : 0;
 #pragma unroll
         for (int k = 0; k < OUT; ++k) {
           int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH + (k % WIDTH ^ turn);

@@ -132,8 +132,8 @@ def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
     edges = 1.4 if odd and run <= 64 else 1.15 if odd and run <= 256 else 1.1
     # reads of 32 sums in a row cross the gap that keeps the stores of 16 phases apart
     across = 2.0 if odd and hopper and stride % 32 == 16 else 1.1
-    if odd and hopper and run == 192 * item and item == 2:
-        across = 1.6  # half warps on two channels, of which one starts at an odd sample
+    if odd and hopper and item == 2 and run == 192 * item:
+        across = 1.2  # the ends of runs of 192 bytes, beside other channels' in one warp
     # channels that do not fill the banks
     met = 1.15 if met_by_staging(dtype, tile, stride, odd) > 1.35 else 1.1
     return {"sectors loaded": loaded, "sectors stored": edges, "shared loads": across, "shared stores": met}

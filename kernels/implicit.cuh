@@ -11,9 +11,30 @@
 // contraction is part_steps consecutive steps.
 #include "types.cuh"
 
+// What the products take first: arrays, strides, lengths, and how columns and rows fall into tiles.
+#define CT_PRODUCT_PARAMETERS(T)                                                                                       \
+  const T *__restrict__ x, const T *__restrict__ w, const T *__restrict__ bias, T *__restrict__ out, i64 x_stride_n,   \
+      i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left, i64 first_u,                \
+      int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps, int panel_taps,               \
+      int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles, int row_tiles, int column_tiles
+// What they and implicit_finish take last: which sample a row and a column are, the staging area's pitch, the epilogue.
+#define CT_WAY_OUT_PARAMETERS                                                                                          \
+  int kernel_size, int stride, int dilation, int tap_step, int inverse, int runs, int stage_pitch, int activation,     \
+      double slope
+
 // A row of the x tile is one place of the line: 64 bytes of channels, padded so that eight rows meet all banks once.
 // Taps look back at most CT_HALO places in one tile.
 enum { CT_HALO = 32, CT_ROW_BYTES = 80, CT_ROW_UNITS = 4 };
+
+// Blocks, fastest first: row tile (phases, then channels), column tile, part of the contraction, group.
+struct ct_block {
+  int row_tile, column_tile, part;
+  i64 group;
+
+  CT_DEV ct_block(int index, int row_tiles, int column_tiles, int parts)
+      : row_tile(index % row_tiles), column_tile(index / row_tiles % column_tiles),
+        part(index / row_tiles / column_tiles % parts), group(index / row_tiles / column_tiles / parts) {}
+};
 
 struct ct_line {
   i64 first_u;  // u of the first column of every row
@@ -74,138 +95,34 @@ template <class T, int PLACES, int THREADS> struct ct_x_tile {
   }
 };
 
-// ---- rows (channel, phase), and the way out ------------------------------------------------------------------------
+// ---- rows (channel, phase) -----------------------------------------------------------------------------------------
 
-// Row m of the tile is channel first_channel + m / phase_tile and phase first_phase + m % phase_tile. Phase f holds
-// taps f, f + tap_step, ... and its column u is sample u * stride + f * dilation - p_left.
+// A tile is channel_tile channels by phase_tile phases. Phase f holds taps f, f + tap_step, ... and its column u is
+// sample u * stride + f * dilation - p_left.
+//
+// Rows are in an order that spares banks: when sums leave, a warp stores `at_once` rows, a power of two, of neighbouring
+// columns with one instruction. A column is phase_tile elements further, so the rows beside it have to be phases while
+// that is a power of two and channels, each at banks of its own, beyond: blocks of `channel_block` channels hold pieces
+// of 2^phase_shift phases, channel by channel.
 struct ct_rows {
-  int first_channel, channels, first_phase, phases, phase_tile;
+  int first_channel, channels, first_phase, phases, channel_tile, phase_tile, channel_block, phase_shift;
+
+  // channel and phase of row m of the tile; a channel of -1 if the row is padding
+  CT_DEV int2 at(int m) const {
+    int block = m / (channel_block * phase_tile), rest = m - block * channel_block * phase_tile;
+    int height = max(1, min(channel_block, channel_tile - block * channel_block));
+    int piece = rest >> phase_shift, channel = block * channel_block + piece % height;
+    int phase = (piece / height << phase_shift) + (rest & (1 << phase_shift) - 1);
+    bool there = m < channel_tile * phase_tile && channel < channels && phase < phases;
+    return make_int2(there ? channel : -1, phase);
+  }
 };
-CT_DEV ct_rows ct_rows_at(int tile, int channel_tile, int phase_tile, int phase_tiles, int channels, int phases) {
+CT_DEV ct_rows ct_rows_at(int tile, int channel_tile, int phase_tile, int phase_tiles, int channels, int phases,
+                          int at_once) {
   int channel = tile / phase_tiles * channel_tile, phase = tile % phase_tiles * phase_tile;
-  return {channel, min(channel_tile, channels - channel), phase, min(phase_tile, phases - phase), phase_tile};
+  int piece = min(phase_tile & -phase_tile, at_once);
+  return {channel, min(channel_tile, channels - channel), phase, min(phase_tile, phases - phase),
+          channel_tile, phase_tile, at_once / piece, __ffs(piece) - 1};
 }
-
-template <class T> struct ct_output {
-  T* out;  // first channel of the group
-  const T* bias;
-  i64 stride_n, stride_c, l_out, p_left;
-  int stride, dilation, kernel_size, tap_step, inverse;  // inverse: of d/c modulo s/c
-  int activation;
-  double slope;
-};
-
-// Sums of one block on their way out: for each channel, `pitch` apart, a run of columns by phases, which is a run of
-// samples when the phases are all there. One element is left out after every 128 bytes, so that neither lanes on
-// columns 128 bytes apart nor lanes that each read 16 bytes meet in a bank; the pitch comes from the planner.
-template <class T, int COLUMNS, int THREADS> struct ct_stage {
-  typedef ct_acc_t<T> A;
-  enum { OUT = 16 / sizeof(T), SECTOR = 32 / sizeof(T), LINE = 128 / sizeof(A) };
-  A* sums;
-  int pitch;
-  ct_output<T> output;
-  ct_line line;
-  ct_rows rows;
-
-  CT_DEV A* at(int channel, int e) const { return sums + channel * pitch + e + e / LINE; }
-  CT_DEV int run() const { return COLUMNS * rows.phase_tile; }
-  // where row m of the first column goes, its channel in `channel`; -1 if the row is padding
-  CT_DEV int place(int m, int& channel) const {
-    channel = m / rows.phase_tile;
-    int phase = m % rows.phase_tile;
-    return channel < rows.channels && phase < rows.phases ? phase : -1;
-  }
-  // Sums of one part of the contraction, for implicit_finish: the tile's channels by runs, in 16-byte units.
-  CT_DEV void store_part(A* part) const {
-    enum { UNIT = 16 / sizeof(A) };
-    bool whole = rows.phases == rows.phase_tile;
-    int units = run() / UNIT;
-    for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
-      int channel = e / units, first = e % units * UNIT;
-      ct_unit<A> unit;
-#pragma unroll
-      for (int k = 0; k < UNIT; ++k)
-        unit.v[k] = whole || (first + k) % rows.phase_tile < rows.phases ? ct_ld(at(channel, first + k)) : ct_zero<A>();
-      ct_st16(part + e * UNIT, unit);
-    }
-  }
-  // Back from there: the sums of all parts, added in ascending order.
-  CT_DEV void load_parts(const A* part, i64 part_stride, int parts) const {
-    enum { UNIT = 16 / sizeof(A) };
-    int units = run() / UNIT;
-    for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
-      ct_unit<A> total = ct_ld16(part + e * UNIT);
-#pragma unroll 8
-      for (int p = 1; p < parts; ++p) {
-        ct_unit<A> unit = ct_ld16(part + p * part_stride + e * UNIT);
-#pragma unroll
-        for (int k = 0; k < UNIT; ++k) total.v[k] = ct_add(total.v[k], unit.v[k]);
-      }
-#pragma unroll
-      for (int k = 0; k < UNIT; ++k) ct_st(at(e / units, e % units * UNIT + k), total.v[k]);
-    }
-  }
-  CT_DEV T* row(int channel, int n) const {
-    return output.out + n * output.stride_n + (rows.first_channel + channel) * output.stride_c;
-  }
-  CT_DEV i64 sample(i64 u, int phase) const { return u * output.stride + (i64)phase * output.dilation - output.p_left; }
-  CT_DEV T finish(A sum, int channel) const {
-    if (output.bias) sum = ct_add(sum, ct_acc(ct_ld(output.bias + rows.first_channel + channel)));
-    return ct_cvt<T>(ct_activate(sum, output.activation, output.slope));
-  }
-
-  // Every phase is a residue of its own, in order: 16-byte units of memory, from a whole sector on. Units that are not
-  // all there, or lie askew because the tile spans two rows, go element by element.
-  CT_DEV void store_runs() const {
-    int total = run(), units = (total + 2 * SECTOR - 2) / SECTOR * (SECTOR / OUT);
-    for (int e = threadIdx.x; e < rows.channels * units; e += THREADS) {
-      int channel = e / units, first = e % units * OUT - askew(channel);
-      int c = max(first, 0) / rows.phase_tile, phase = max(first, 0) % rows.phase_tile;
-      ct_column column = ct_column_at(line, c);
-      i64 t = sample(column.u, rows.first_phase + phase);
-      T* p = row(channel, column.n) + t;
-      bool there = first >= 0 && first + OUT <= total && column.inside && t >= 0 && t + OUT <= output.l_out;
-      // a row's last column holds its last sample, so samples below l_out are of one row
-      int end = rows.phases == output.stride ? total : rows.phases;
-      if (there && phase + OUT <= end && ct_is_aligned16(p)) {
-        ct_unit<T> unit;
-#pragma unroll
-        for (int k = 0; k < OUT; ++k) unit.v[k] = finish(ct_ld(at(channel, first + k)), channel);
-        ct_st16(p, unit);
-      } else {
-        for (int k = max(first, 0); k < min(first + OUT, total); ++k) store_one(channel, k);
-      }
-    }
-  }
-  // samples from a sector of memory to the channel's first one
-  CT_DEV int askew(int channel) const {
-    u64 address = reinterpret_cast<u64>(row(channel, line.n)) / sizeof(T);
-    return (int)((address + (u64)sample(line.first_u + line.v, rows.first_phase)) % SECTOR);
-  }
-  CT_DEV void store_one(int channel, int e) const {
-    int phase = e % rows.phase_tile;
-    ct_column column = ct_column_at(line, e / rows.phase_tile);
-    i64 t = sample(column.u, rows.first_phase + phase);
-    if (phase < rows.phases && column.inside && t >= 0 && t < output.l_out)
-      ct_st(row(channel, column.n) + t, finish(ct_ld(at(channel, e)), channel));
-  }
-
-  // Dilated taps, or residues without any: sample by sample; the first phase tile also writes the residues without
-  // taps.
-  CT_DEV void store_scattered() const {
-    int stride = output.stride, common = stride / output.tap_step, per_channel = COLUMNS * stride;
-    for (i64 e = threadIdx.x; e < (i64)rows.channels * per_channel; e += THREADS) {
-      int channel = (int)(e / per_channel), rest = (int)(e % per_channel), c = rest / stride, residue = rest % stride;
-      ct_column column = ct_column_at(line, c);
-      int first = residue % common ? output.kernel_size
-                                   : (int)((u64)(residue / common) * output.inverse % output.tap_step);
-      bool taps = first < output.kernel_size;
-      int phase = first - rows.first_phase;
-      bool ours = taps ? phase >= 0 && phase < rows.phases : rows.first_phase == 0;
-      i64 t = taps ? sample(column.u, first) : column.u * stride + residue - output.p_left;
-      if (!ours || !column.inside || t < 0 || t >= output.l_out) continue;
-      A sum = taps ? ct_ld(at(channel, c * rows.phase_tile + phase)) : ct_zero<A>();
-      ct_st(row(channel, column.n) + t, finish(sum, channel));
-    }
-  }
-};
+// The multiply-add form stores UNIT rows of a thread one after the other, and those of four threads at once.
+template <int UNIT> CT_DEV int ct_fma_row(int m) { return m / (4 * UNIT) * (4 * UNIT) + m % UNIT * 4 + m / UNIT % 4; }

@@ -10,7 +10,7 @@
 // blockIdx.x. With several parts, `out` is where their sums wait for implicit_finish.
 // Preconditions: 128 threads; w as pack_weights leaves it for CONVT_BM, row-major 0, 16-byte aligned; the line of
 // columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
-#include "implicit.cuh"
+#include "implicit_rows.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type"
 #endif
@@ -68,23 +68,24 @@ CT_DEV void multiply(T (&sums)[TM][TN], const unsigned char* w, const unsigned c
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3)
-implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-              i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
-              i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
-              int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-              int row_tiles, int column_tiles, int parts, int part_steps, int kernel_size, int stride, int dilation,
-              int tap_step, int inverse, int runs, int stage_pitch, int activation, double slope) {
+implicit_gemm(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                // [2][BK][BM]
   unsigned char* x_tiles = ct_smem + 2 * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
-  int row_tile = blockIdx.x % row_tiles, column_tile = blockIdx.x / row_tiles % column_tiles;
-  int part = blockIdx.x / row_tiles / column_tiles % parts;
-  i64 group = blockIdx.x / row_tiles / column_tiles / parts;
-  ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
-  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
-  ct_input<T> input = {x + group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
-  int first_step = part * part_steps, chunk = first_step / taps, tap = first_step % taps;
-  const T* weights = w + ((group * row_tiles + row_tile) * chunks * taps + first_step) * (BK * BM);
+  // the way out: of a row's first sum there, -1 if the row is padding; and the block, from which it starts afresh, as
+  // registers are scarce
+  __shared__ int places[BM + 1];
+  ct_block block(blockIdx.x, row_tiles, column_tiles, parts);
+  ct_line line = ct_line_at((i64)block.column_tile * BN, first_u, row_columns, batch);
+  if (threadIdx.x < BM) {
+    ct_rows rows = ct_rows_at(block.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, UNIT);
+    int2 row = rows.at(ct_fma_row<UNIT>(threadIdx.x));
+    ct_st(places + threadIdx.x, row.x < 0 ? -1 : row.x * stage_pitch + row.y);
+  }
+  if (threadIdx.x == 0) ct_st(places + BM, (int)blockIdx.x);
+  ct_input<T> input = {x + block.group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
+  int first_step = block.part * part_steps, chunk = first_step / taps, tap = first_step % taps;
+  const T* weights = w + ((block.group * row_tiles + block.row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int my_row = (warp / 2 * 4 + lane / 8) * UNIT, my_column = warp % 2 * 8 + lane % 8;
 
@@ -116,22 +117,27 @@ implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restr
     }
   }
 
-  ct_output<T> output = {out + group * c_out_group * out_stride_c, bias ? bias + group * c_out_group : bias,
-                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
-                         activation, slope};
-  ct_stage<T, BN, THREADS> stage = {reinterpret_cast<T*>(ct_smem), stage_pitch, output, line, rows};
+  T* sums_out = reinterpret_cast<T*>(ct_smem);
+  ct_columns<T> spread(phase_tile, UNIT);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
-    int channel, place = stage.place(i / UNIT * 8 * UNIT + my_row + i % UNIT, channel);
+    int place = ct_ld(places + i / UNIT * 8 * UNIT + my_row + i % UNIT);
+    T* p = sums_out + place + spread.step(my_column);
 #pragma unroll
-    for (int j = 0; j < TN; ++j)
-      if (place >= 0) ct_st(stage.at(channel, place + (j * 16 + my_column) * phase_tile), sums[i][j]);
+    for (int j = 0; j < TN; ++j, p += spread.step(16))
+      if (place >= 0) ct_st(p, sums[i][j]);
   }
   __syncthreads();
+  ct_block here(ct_ld(places + BM), row_tiles, column_tiles, parts);
+  ct_rows rows = ct_rows_at(here.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, UNIT);
+  ct_output<T> output = {out + here.group * c_out_group * out_stride_c, bias ? bias + here.group * c_out_group : bias,
+                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
+                         activation, slope};
+  ct_stage<T, BN, THREADS> stage = {
+      sums_out, stage_pitch, spread, output,
+      ct_line_at((i64)here.column_tile * BN, first_u, row_columns, batch), rows};
   if (parts > 1)
     stage.store_part(reinterpret_cast<ct_acc_t<T>*>(out) + blockIdx.x * (i64)channel_tile * stage.run());
-  else if (runs)
-    stage.store_runs();
   else
-    stage.store_scattered();
+    ct_store(stage, runs);
 }

@@ -12,7 +12,7 @@
 // blockIdx.x. With several parts, `out` is where their sums wait for implicit_finish.
 // Preconditions: sm_80; 2 * BN threads; w as pack_weights leaves it for CONVT_BM, row-major 1, 16-byte aligned; the
 // line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
-#include "implicit.cuh"
+#include "implicit_rows.cuh"
 #include "mma.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type, __half, __nv_bfloat16 or float"
@@ -100,23 +100,24 @@ CT_DEV void multiply(float (&sums)[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4], const un
 }
 
 extern "C" __global__ void __launch_bounds__(2 * CONVT_BN, BN == 128 ? 2 : BN == 32 ? 8 : BM == 128 ? 3 : 4)
-implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-                  i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
-                  i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
-                  int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-                  int row_tiles, int column_tiles, int parts, int part_steps, int kernel_size, int stride, int dilation,
-                  int tap_step, int inverse, int runs, int stage_pitch, int activation, double slope) {
+implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                     // [STAGES][BM][W_ROW_BYTES]
   unsigned char* x_tiles = ct_smem + STAGES * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
-  int row_tile = blockIdx.x % row_tiles, column_tile = blockIdx.x / row_tiles % column_tiles;
-  int part = blockIdx.x / row_tiles / column_tiles % parts;
-  i64 group = blockIdx.x / row_tiles / column_tiles / parts;
-  ct_line line = ct_line_at((i64)column_tile * BN, first_u, row_columns, batch);
-  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
-  ct_input<T> input = {x + group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
-  int first_step = part * part_steps, chunk = first_step / taps, tap = first_step % taps;
-  const T* weights = w + ((group * row_tiles + row_tile) * chunks * taps + first_step) * (BK * BM);
+  // the way out: of a row's first sum there, -1 if the row is padding; and the block, from which it starts afresh, as
+  // registers are scarce
+  __shared__ int places[BM + 1];
+  ct_block block(blockIdx.x, row_tiles, column_tiles, parts);
+  ct_line line = ct_line_at((i64)block.column_tile * BN, first_u, row_columns, batch);
+  if (threadIdx.x < BM) {
+    ct_rows rows = ct_rows_at(block.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 8);
+    int2 row = rows.at(threadIdx.x);
+    ct_st(places + threadIdx.x, row.x < 0 ? -1 : row.x * stage_pitch + row.y);
+  }
+  if (threadIdx.x == 0) ct_st(places + BM, (int)blockIdx.x);
+  ct_input<T> input = {x + block.group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
+  int first_step = block.part * part_steps, chunk = first_step / taps, tap = first_step % taps;
+  const T* weights = w + ((block.group * row_tiles + block.row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int warp_row = warp % 2 * WARP_ROWS, warp_column = warp / 2 * WARP_COLUMNS;
 
@@ -150,24 +151,27 @@ implicit_gemm_mma(const T* __restrict__ x, const T* __restrict__ w, const T* __r
   }
   __syncthreads();
 
-  ct_output<T> output = {out + group * c_out_group * out_stride_c, bias ? bias + group * c_out_group : bias,
-                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
-                         activation, slope};
-  ct_stage<T, BN, THREADS> stage = {reinterpret_cast<float*>(ct_smem), stage_pitch, output, line, rows};
+  float* sums_out = reinterpret_cast<float*>(ct_smem);
+  ct_columns<float> spread(phase_tile, 8);
 #pragma unroll
   for (int i = 0; i < 2 * ROW_FRAGMENTS; ++i) {
-    int channel, place = stage.place(warp_row + i * 8 + lane / 4, channel);
+    int place = ct_ld(places + warp_row + i * 8 + lane / 4);
+    float* p = sums_out + place + spread.step(warp_column + lane % 4);
 #pragma unroll
-    for (int j = 0; j < 2 * COLUMN_FRAGMENTS; ++j) {
-      int column = warp_column + j / 2 * 8 + lane % 4 + j % 2 * 4;
-      if (place >= 0) ct_st(stage.at(channel, place + column * phase_tile), sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
-    }
+    for (int j = 0; j < 2 * COLUMN_FRAGMENTS; ++j, p += spread.step(4))
+      if (place >= 0) ct_st(p, sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
   }
   __syncthreads();
+  ct_block here(ct_ld(places + BM), row_tiles, column_tiles, parts);
+  ct_rows rows = ct_rows_at(here.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 8);
+  ct_output<T> output = {out + here.group * c_out_group * out_stride_c, bias ? bias + here.group * c_out_group : bias,
+                         out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
+                         activation, slope};
+  ct_stage<T, BN, THREADS> stage = {
+      sums_out, stage_pitch, spread, output,
+      ct_line_at((i64)here.column_tile * BN, first_u, row_columns, batch), rows};
   if (parts > 1)
     stage.store_part(reinterpret_cast<ct_acc_t<T>*>(out) + blockIdx.x * (i64)channel_tile * stage.run());
-  else if (runs)
-    stage.store_runs();
   else
-    stage.store_scattered();
+    ct_store(stage, runs);
 }

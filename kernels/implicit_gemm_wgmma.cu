@@ -40,7 +40,6 @@ enum { CONSUMERS = 2 * BM, FIRST_LOADER = CONSUMERS + 32, LOADERS = PLACES };
 enum { W_BYTES = BM * STEP_BYTES, X_BYTES = PLACES * STEP_BYTES, W_STAGES = 8, X_STAGES = 4 };
 enum { BARRIERS = W_STAGES * W_BYTES + X_STAGES * X_BYTES, STAGING = BARRIERS + 256 };
 enum { PASS = BN % 128 ? BN / 2 : 128 };  // columns that leave at once: all or half
-enum { LEAST_RUN = 24 };  // columns of a row that are worth a loop of their own
 // registers of a thread, together those of a multiprocessor
 enum { PRODUCER_REGISTERS = BM == 64 ? 128 : 96, CONSUMER_REGISTERS = BM == 64 ? 240 : 160 };
 static_assert(BM % 64 == 0 && LOADERS <= 224 && PASS % 8 == 0 && (BN == PASS || BN == 2 * PASS), "tile");
@@ -214,20 +213,23 @@ CT_DEV void multiply(const Arguments& a, WeightRing& w, InputRing& x, float (&su
 
 typedef ct_stage<T, PASS, CONSUMERS> Stage;
 
-// Leaves the sums of columns FIRST to FIRST + PASS in the staging area.
+// Leaves the sums of columns FIRST to FIRST + PASS in the staging area. A lane has two neighbouring columns; lanes 1 and 2
+// of four begin with their second, so that four columns meet the banks as four in a row would. Of phases that are an odd
+// multiple of 16, columns two apart do.
 template <int FIRST> CT_DEV void stage_sums(const Stage& stage, const float (&sums)[BN / 2]) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int odd = lane / 2 % 2;  // half of the lanes begin with the second of their two columns, in banks of its own
+  int odd = stage.rows.phase_tile % 32 == 16 ? 0 : (lane ^ lane >> 1) % 2;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    int channel, place = stage.place(warp * 16 + i * 8 + lane / 4, channel);
-    if (place < 0) continue;
-    place += lane % 4 * 2 * stage.rows.phase_tile;
+    int2 row = stage.rows.at(warp * 16 + i * 8 + lane / 4);
+    if (row.x < 0) continue;
+    float* sum = stage.at(row.x, row.y);
+    float *p = sum + stage.spread.step(lane % 4 * 2 + odd), *q = sum + stage.spread.step(lane % 4 * 2 + 1 - odd);
 #pragma unroll
-    for (int j = 0; j < PASS / 8; ++j, place += 8 * stage.rows.phase_tile) {
+    for (int j = 0; j < PASS / 8; ++j, p += stage.spread.step(8), q += stage.spread.step(8)) {
       float first = sums[(FIRST / 8 + j) * 4 + i * 2], second = sums[(FIRST / 8 + j) * 4 + i * 2 + 1];
-      ct_st(stage.at(channel, place + odd * stage.rows.phase_tile), odd ? second : first);
-      ct_st(stage.at(channel, place + (1 - odd) * stage.rows.phase_tile), odd ? first : second);
+      ct_st(p, odd ? second : first);
+      ct_st(q, odd ? first : second);
     }
   }
 }
@@ -237,32 +239,24 @@ CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], uns
   ct_output<T> output = {a.out + group * a.c_out_group * a.out_stride_c, a.bias ? a.bias + group * a.c_out_group : a.bias,
                          a.out_stride_n, a.out_stride_c, a.l_out, a.p_left, a.stride, a.dilation, a.kernel_size,
                          a.tap_step, a.inverse, a.activation, a.slope};
-  ct_rows rows = ct_rows_at(a.row_tile(tile), a.channel_tile, a.phase_tile, a.phase_tiles, a.c_out_group, a.phases);
+  ct_rows rows = ct_rows_at(a.row_tile(tile), a.channel_tile, a.phase_tile, a.phase_tiles, a.c_out_group, a.phases,
+                            8);
 #pragma unroll 1
   for (int column = 0; column < BN; column += PASS) {
-    Stage stage = {reinterpret_cast<float*>(staging), a.stage_pitch, output, a.line(tile, column), rows};
+    Stage stage = {reinterpret_cast<float*>(staging), a.stage_pitch, ct_columns<float>(a.phase_tile, 8), output,
+                   a.line(tile, column), rows};
     bar_sync(1, CONSUMERS);  // nobody reads the staging area any more
     if (column == 0)
       stage_sums<0>(stage, sums);
     else
       stage_sums<BN - PASS>(stage, sums);
     bar_sync(1, CONSUMERS);
-    if (a.runs && rows.phases == a.stride && a.row_columns >= LEAST_RUN)
-      ct_store_rows(stage);
-    else if (a.runs)
-      stage.store_runs();
-    else
-      stage.store_scattered();
+    ct_store(stage, a.runs);
   }
 }
 
 extern "C" __global__ void __launch_bounds__(256 + 2 * CONVT_BM, 1)
-implicit_gemm_wgmma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-                    i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 p_left,
-                    i64 first_u, int row_columns, int batch, int c_in_group, int c_out_group, int chunks, int taps,
-                    int panel_taps, int input_step, int phases, int channel_tile, int phase_tile, int phase_tiles,
-                    int row_tiles, int column_tiles, int kernel_size, int stride, int dilation, int tap_step,
-                    int inverse, int runs, int stage_pitch, int tiles, int activation, double slope) {
+implicit_gemm_wgmma(CT_PRODUCT_PARAMETERS(T), int tiles, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   Arguments a = {x, w, bias, out, x_stride_n, x_stride_c, out_stride_n, out_stride_c, l_in, l_out, p_left, first_u,
                  row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile,

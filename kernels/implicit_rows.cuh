@@ -1,13 +1,34 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// The way out of the sub-pixel product with float sums where a tile holds all phases of its channels: one division for
-// 32 units of 16 bytes.
-#include "implicit.cuh"
+// The way out of the sub-pixel product where a tile holds all phases of its channels: one division for 32 units of 16
+// bytes, and every bank met once.
+#include "implicit_stage.cuh"
 
-// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Lanes take
-// 16-byte units of it, whole sectors together; pieces of 32 units, or of fewer where runs are short, go to the warps.
+// Columns of a row that are worth a loop of their own.
+enum { CT_LEAST_RUN = 24 };
+
+// A thread's 16 bytes of samples, from sample e of a channel on: sums of consecutive banks, 16 bytes at a time; of two
+// such units, half of the lanes begin with the second.
+template <class T, int COLUMNS, int THREADS>
+CT_DEV void ct_take_unit(ct_acc_t<T> (&values)[16 / sizeof(T)], const ct_stage<T, COLUMNS, THREADS>& stage, int channel,
+                         int e) {
+  typedef ct_acc_t<T> A;
+  enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A) };
+  int turn = OUT > UNIT ? threadIdx.x / 4 % 2 : 0;
+  ct_unit<A> first = ct_ld16<A>(stage.at(channel, e + turn * UNIT)), second = first;
+  if (OUT > UNIT) second = ct_ld16<A>(stage.at(channel, e + (1 - turn) * UNIT));
+#pragma unroll
+  for (int k = 0; k < OUT; ++k) values[k] = k / UNIT == turn ? first.v[k % UNIT] : second.v[k % UNIT];
+}
+
+// Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Pieces of
+// 32 units of 16 bytes, or of fewer where runs are short, go to the warps, whole sectors together. Where the units of
+// the run are units of shared memory too, a lane takes one of them; elsewhere lanes take consecutive samples, 4 bytes
+// or more at a time.
 template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_stage<T, COLUMNS, THREADS>& stage) {
-  enum { OUT = 16 / sizeof(T), SECTOR = 32 / sizeof(T) };
+  typedef ct_acc_t<T> A;
+  enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A), SECTOR = 32 / sizeof(T), BANKS = 128 / sizeof(A) };
+  enum { WIDTH = sizeof(T) == 2 ? 2 : 1 };
   const ct_output<T>& output = stage.output;
   int columns;
   for (int column = 0; column < COLUMNS; column += columns) {
@@ -17,35 +38,85 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
     int source = column * output.stride, length = columns * output.stride;
     i64 t = stage.sample(first.u, 0);
     int begin = (int)min(max(-t, 0ll), (i64)length), end = (int)min(max(output.l_out - t, 0ll), (i64)length);
-    int units = (length + SECTOR - 1 + OUT - 1) / OUT;
-    int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team;
+    int units = (length + SECTOR - 1 + OUT - 1 + (stage.spread.pad ? BANKS : 0)) / OUT;
+    int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team, rank = threadIdx.x % team;
     for (int i = threadIdx.x / team; i < stage.rows.channels * pieces; i += THREADS / team) {
       int channel = i / pieces;
       T* run = stage.row(channel, first.n) + t;
-      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR);
-      int e = (i % pieces * team + threadIdx.x % team) * OUT - askew;
-      // adding -0 changes nothing
-      float bias = output.bias ? ct_acc(ct_ld(output.bias + stage.rows.first_channel + channel)) : -0.f;
-      float sums[OUT];
+      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR), base = i % pieces * team * OUT - askew;
+      bool alike = (source + SECTOR - askew) % UNIT == 0;
+      // no 32 units across a gap between lines, even if they begin inside a sector
+      int ahead = (source + base) & (BANKS - 1);
+      if (stage.spread.pad && ahead % OUT == 0) base -= ahead;
+      // of sample k: its place, if lanes take units or else WIDTH consecutive samples
+      int unit = base + rank * OUT;
+      A values[OUT];
+      if (alike && unit >= begin && unit + OUT <= end) {
+        ct_take_unit(values, stage, channel, source + unit);
+      } else {
+        // half of the lanes begin in odd banks
+        int turn = WIDTH == 2 && !alike ? (threadIdx.x / 16 + source + base) & 1 : 0;
 #pragma unroll
-      for (int k = 0; k < OUT; ++k) {
-        sums[k] = bias;
-        if (e + k >= begin && e + k < end) sums[k] += ct_ld(stage.at(channel, source + e + k));
+        for (int k = 0; k < OUT; ++k) {
+          int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH + (k % WIDTH ^ turn);
+          values[k] = e >= begin && e < end ? ct_ld<A>(stage.at(channel, source + e)) : ct_zero<A>();
+        }
+#pragma unroll
+        for (int k = 0; k + 1 < OUT; k += WIDTH) {
+          if (WIDTH == 1 || !turn) continue;
+          A later = values[k];
+          values[k] = values[k + 1], values[k + 1] = later;
+        }
+      }
+      if (output.bias) {
+        A bias = ct_acc(ct_ld(output.bias + stage.rows.first_channel + channel));
+#pragma unroll
+        for (int k = 0; k < OUT; ++k) values[k] = ct_add(values[k], bias);
       }
       if (output.activation != CT_IDENTITY) {
 #pragma unroll
-        for (int k = 0; k < OUT; ++k) sums[k] = ct_activate(sums[k], output.activation, output.slope);
+        for (int k = 0; k < OUT; ++k) values[k] = ct_activate(values[k], output.activation, output.slope);
       }
-      ct_unit<T> unit;
+      ct_unit<T> samples;
 #pragma unroll
-      for (int k = 0; k < OUT; ++k) unit.v[k] = ct_cvt<T>(sums[k]);
-      if (e >= begin && e + OUT <= end) {
-        ct_st16(run + e, unit);
-      } else {
+      for (int k = 0; k < OUT; ++k) samples.v[k] = ct_cvt<T>(values[k]);
+      if (alike && unit >= begin && unit + OUT <= end) {
+        ct_st16(run + unit, samples);
+        continue;
+      }
 #pragma unroll
-        for (int k = 0; k < OUT; ++k)
-          if (e + k >= begin && e + k < end) ct_st(run + e + k, unit.v[k]);
+      for (int k = 0; k < OUT; k += WIDTH) {
+        int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH;
+        if (WIDTH == 2 && e >= begin && e + 2 <= end) {
+          u32 pair;
+          memcpy(&pair, samples.v + k, 4);
+          ct_st(reinterpret_cast<u32*>(run + e), pair);
+          continue;
+        }
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+          if (e + j >= begin && e + j < end) ct_st(run + e + j, samples.v[k + j]);
       }
     }
+  }
+}
+
+// The way that the tile and the rows of the batch allow. Halves leave by units where rows are short and where tiles
+// hold some of the phases; of larger types single samples fill sectors as well.
+template <class T, int COLUMNS, int THREADS>
+CT_DEV void ct_store(const ct_stage<T, COLUMNS, THREADS>& stage, bool runs) {
+  bool whole = runs && stage.rows.phases == stage.output.stride;
+  if constexpr (sizeof(T) == 2) {
+    if (whole && stage.line.row_columns >= CT_LEAST_RUN)
+      ct_store_rows(stage);
+    else if (runs)
+      stage.store_runs();
+    else
+      stage.store_scattered();
+  } else {
+    if (whole)
+      ct_store_rows(stage);
+    else
+      stage.store_scattered();
   }
 }

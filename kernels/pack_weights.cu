@@ -38,19 +38,20 @@ pack_weights(const T* __restrict__ w, T* __restrict__ packed, int c_in_group, in
   __shared__ __align__(16) T tile[BK * (BM + PAD)];
   int chunk = blockIdx.x % chunks, row_tile = blockIdx.x / chunks % (channel_tiles * phase_tiles);
   int group = blockIdx.x / chunks / (channel_tiles * phase_tiles);
-  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases);
+  ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases,
+                            ORDER ? 8 : (int)UNIT);
   T* target = packed + (i64)blockIdx.x * taps * (BK * BM);
   const T zero = ct_cvt<T>(ct_zero<ct_acc_t<T>>());
   // a thread reads one row throughout
-  int row = threadIdx.x % BM, channel = row / phase_tile, phase = row % phase_tile;
-  bool mine = channel < rows.channels && phase < rows.phases;
-  i64 first = (i64)group * c_in_group * c_out_group + rows.first_channel + channel;
+  int row = threadIdx.x % BM;
+  int2 place = rows.at(ORDER ? row : ct_fma_row<UNIT>(row));
+  i64 first = (i64)group * c_in_group * c_out_group + rows.first_channel + place.x;
   for (int m = 0; m < taps; ++m, target += BK * BM) {
-    i64 tap = rows.first_phase + phase + (i64)m * tap_step;
+    i64 tap = rows.first_phase + place.y + (i64)m * tap_step;
 #pragma unroll 1
     for (int k = threadIdx.x / BM; k < BK; k += THREADS / BM) {
       int ci = chunk * BK + k;
-      bool there = mine && ci < c_in_group && tap < kernel_size;
+      bool there = place.x >= 0 && ci < c_in_group && tap < kernel_size;
       ct_st(tile + k * (BM + PAD) + row, there ? ct_ld(w + (first + (i64)ci * c_out_group) * kernel_size + tap) : zero);
     }
     __syncthreads();

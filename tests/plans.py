@@ -28,7 +28,11 @@ def wanted_defines(kernel: str) -> set[str]:
 @cache
 def parameters(kernel: str) -> list[str]:
     """Kind of each parameter: "pointer", or the C type of a scalar."""
-    text = re.search(rf"\b{kernel}\((.*?)\)\s*{{", source(kernel), re.S)
+    shared = (kernel_directory() / "implicit.cuh").read_text().replace("\\\n", "")
+    code = source(kernel)
+    for name, listed in re.findall(r"#define (CT_\w+_PARAMETERS)(?:\(T\))? +(.*)", shared):
+        code = re.sub(rf"{name}(\(T\))?", listed, code)
+    text = re.search(rf"\b{kernel}\((.*?)\)\s*{{", code, re.S)
     assert text, kernel
     kinds = []
     for parameter in text[1].split(","):

@@ -26,7 +26,7 @@ BUGS: dict[str, tuple[str, str, str, str | None]] = {
         "    }\n",
         "race|shared",
     ),
-    "every part sums the first": ("implicit_gemm", "part * part_steps", "0 * part_steps", NUMBERS),
+    "every part sums the first": ("implicit_gemm", "block.part * part_steps", "0 * part_steps", NUMBERS),
     "a ring one barrier short": ("implicit_gemm_mma", "      __syncthreads();  //", "      //", "race|shared|cp.async"),
     "weights not waited for": ("implicit_gemm_mma", "cp_async_wait<STAGES - 2>();", "", "cp.async"),
     "x of another tap": ("implicit_gemm_mma", "tap = first_step % taps", "tap = 0 * taps", NUMBERS),

@@ -211,7 +211,7 @@ BUGS = {
     "x not waited for": ("      x.wait_full();\n", "", "shared"),
     "buffers given back before the products are done": ("        wgmma_wait<1>();\n", "", "race"),
     "staging written while others read it": ("    bar_sync(1, CONSUMERS);  // nobody", "    // nobody", "race"),
-    "staging read before it is written": ("    bar_sync(1, CONSUMERS);\n    if", "    if", "shared"),
+    "staging read before it is written": ("    bar_sync(1, CONSUMERS);\n    ct_store", "    ct_store", "shared"),
 }
 
 
@@ -253,9 +253,8 @@ def test_traffic_of_full_tiles(dtype: str, tile: HopperTile, stride: int, taps: 
     for shared in (packed.shared_load, packed.shared_store):
         assert shared.wavefronts == shared.wavefronts_min
     assert product.global_load.sectors <= 1.1 * product.global_load.sectors_min
-    # runs of 192 bytes of a stride of 1
-    edges = 1.5 if tile.columns % 128 and stride * ITEM_BYTES[dtype] <= 2 else 1.05
+    # runs of 192 bytes of a stride of 1; pieces of runs of 16 phases begin where lines of shared memory do
+    edges = 1.5 if tile.columns % 128 and stride * ITEM_BYTES[dtype] <= 2 else 1.1 if stride == 16 else 1.05
     assert product.global_store.sectors <= edges * product.global_store.sectors_min
-    # the sums lie in banks that depend on the stride; x tiles are stored without conflicts
-    assert product.shared_store.wavefronts <= 1.5 * product.shared_store.wavefronts_min
-    assert product.shared_load.wavefronts <= 1.85 * product.shared_load.wavefronts_min
+    for shared in (product.shared_store, product.shared_load):
+        assert shared.wavefronts <= 1.1 * shared.wavefronts_min

@@ -120,16 +120,32 @@ def test_every_cpu_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes
         check(problem, plan, out, bias, want, bounds)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
-@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-def test_every_gpu_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+def check_gpu_plans(sizes: dict[str, Any], dtypes: tuple[str, str], seed: int, mode: str) -> None:
     problem, x, weight, bias = drawn(sizes, dtypes, seed)
     want, bounds = reference(problem, x, weight, bias), magnitudes(problem, x, weight)
-    engine, arrays = make_engine(), [None if a is None else to_device(a) for a in (x, weight, bias)]
+    engine, arrays = make_engine(mode), [None if a is None else to_device(a) for a in (x, weight, bias)]
     for row in choose(problem, engine.device()).ranking:
         if row.plan is not None:
             out = engine.empty(problem.out_shape, problem.out_dtype)
             engine.run(problem, row.plan, *arrays, out)
             check(problem, row.plan, to_host(out), bias, want, bounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
+@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_every_gpu_plan_agrees_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+    """Under all checks of the emulator."""
+    check_gpu_plans(sizes, dtypes, seed, "check")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtypes", COMBINATIONS, ids="-".join)
+@given(sizes=problems(), seed=st.integers(0, 2**32 - 1))
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+def test_many_gpu_plans_agree_with_the_reference(dtypes: tuple[str, str], sizes: dict[str, Any], seed: int) -> None:
+    """Results alone, from the emulator's fast build."""
+    check_gpu_plans(sizes, dtypes, seed, "fast")

@@ -101,7 +101,8 @@ def test_residues_of_a_thread() -> None:
     assert [chosen(s) for s in (1, 2, 3, 4, 5, 8, 16, 160)] == [1, 2, 3, 4, 5, 8, 8, 8]
     assert chosen(10) == 5
     assert chosen(12) == 4  # whole units of four floats
-    assert chosen(6, "float64") == 2  # whole units of two doubles
+    assert chosen(6) == chosen(6, "float64") == 6  # the stride itself
+    assert chosen(14, "float64") == 2  # whole units of two doubles
     assert chosen(7) == 8  # one residue in eight idles
 
 

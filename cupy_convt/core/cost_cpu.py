@@ -73,6 +73,7 @@ class Constants:
     toeplitz_product: float = 1.91e-08
     toeplitz_rate: float = 1.75e11
     toeplitz_right: float = 2.08e-10
+    toeplitz_run: float = 1e-08
     toeplitz_copy: float = 1.89e-09
     toeplitz_output: float = 4.46e-10
     toeplitz_pack: float = 1e-09
@@ -227,9 +228,8 @@ def _toeplitz(
         together *= plan.batch_tile * real.planes
     products, outputs = blocks / together * real.c_out, blocks * width * real.c_out
     # windows are copied for the product, and by BLAS with the matrix of taps for each product
-    each = (
-        blocks * window * c.toeplitz_copy + products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
-    )
+    each = blocks * (real.c_in * c.toeplitz_run + window * c.toeplitz_copy)
+    each += products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
     tiles = _tiles(problem, plan, grid)
     each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile
     each += outputs * real.item * _cold(problem, device) * c.cold_byte

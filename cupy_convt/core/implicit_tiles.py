@@ -7,9 +7,9 @@ u is sample u*s + f*d - p_left of the result.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from math import lcm
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.launch import Plan
@@ -51,11 +51,9 @@ class Tile:
         """Shared memory for tiles of weights: a ring of three, or two."""
         return (3 if self.products else 2) * CHUNK_BYTES * self.rows
 
-    def lanes(self, item_bytes: int) -> list[tuple[int, int]]:
-        """(row, column) of the lanes that shared memory serves at once when a warp leaves its sums there."""
-        if self.products:
-            return [(lane // 4, lane % 4) for lane in range(32)]
-        return [(lane // 8 * (16 // item_bytes), lane % 8) for lane in range(min(32, 128 // item_bytes))]
+    def rows_at_once(self, item_bytes: int) -> int:
+        """Rows of the sums that shared memory takes at once on their way out."""
+        return 8 if self.products else 16 // item_bytes
 
 
 #: Sides of tensor-core tiles for few columns, for few rows, and for few of both.
@@ -204,29 +202,23 @@ def in_runs(problem: Problem) -> bool:
 
 
 def stage_pitch(problem: Problem, tile: Tile) -> int:
-    """Elements between two channels of the sums on their way out: what spreads a warp best over the banks.
+    """Elements between two channels of the sums on their way out, as kernels/implicit_stage.cuh lays them out.
 
-    Elements of 128 bytes lie in banks of their own; one place is left out after every 128 bytes.
+    With one instruction a warp stores `at_once` rows of some neighbouring columns. These fill `power`-th parts of the
+    banks' places of `power` consecutive phases, where that is the largest power of two in their number; channels whose
+    banks lie as far apart as those columns reach fill the others.
     """
-    item = ITEM_BYTES[problem.accumulator]
-    return _stage_pitch(tile, split(problem, tile).phases, item)
-
-
-@lru_cache(maxsize=4096)
-def _stage_pitch(tile: Tile, phases: int, item_bytes: int) -> int:
-    banks = 128 // item_bytes
+    phases, item = split(problem, tile).phases, ITEM_BYTES[problem.accumulator]
+    at_once, banks = tile.rows_at_once(item), 128 // item
+    power = min(phases & -phases, at_once)
+    pad = at_once if phases % (2 * at_once) == 0 else 0
     run = tile.columns * phases
-    least = ceil_div(run + run // banks, banks) * banks
-    accesses = [
-        [((first + row) // phases, column * phases + (first + row) % phases) for row, column in tile.lanes(item_bytes)]
-        for first in range(min(phases, 16))
-    ]
-
-    def conflicts(skew: int) -> int:
-        places = ([(channel * skew + e + e // banks) % banks for channel, e in access] for access in accesses)
-        return sum(max(Counter(access).values()) for access in places)
-
-    return least + min(range(banks), key=conflicts)
+    least = run + run // lcm(phases, banks) * pad
+    if power == at_once:
+        return ceil_div(least, 16 // item) * (16 // item)
+    # lanes of four columns, or of eight that multiply-adds have
+    skew = (4 if tile.products else 8) * power
+    return least + (skew - least) % banks
 
 
 def part_count(problem: Problem, tile: Tile) -> int:

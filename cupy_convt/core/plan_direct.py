@@ -31,7 +31,7 @@ from cupy_convt.core.problem import ACCUMULATOR, ITEM_BYTES, Problem, ceil_div
 GATHER_BLOCK = 256
 STREAM_BLOCK = 128
 #: Residues of the output index that a thread of direct_stream computes (CONVT_R).
-STREAM_RESIDUES = (1, 2, 3, 4, 5, 8)
+STREAM_RESIDUES = (1, 2, 3, 4, 5, 6, 8)
 _STRIDES = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
 
 

@@ -11,31 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.implicit_tiles import (
-    CHUNK_BYTES,
-    HALO,
-    Tile,
-    chunks,
-    column_tiles,
-    in_runs,
-    line,
-    panel_taps,
-    split,
-    stage_pitch,
-)
-from cupy_convt.core.launch import (
-    CUDA_TYPES,
-    GRID_LIMIT,
-    I32,
-    I64,
-    Argument,
-    Launch,
-    Plan,
-    Stride,
-    Variant,
-    Workspace,
-    epilogue,
-)
+from cupy_convt.core.implicit_launch import pack, pack_blocks, pack_defines, packed_count, product_arguments, way_out
+from cupy_convt.core.implicit_tiles import CHUNK_BYTES, HALO, Tile, column_tiles, line, split, stage_pitch
+from cupy_convt.core.launch import CUDA_TYPES, GRID_LIMIT, I32, Launch, Plan, Variant, Workspace
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 
 #: The architecture that has these instructions; its successors have others.
@@ -43,7 +21,8 @@ ARCHITECTURE = 90
 #: Tiles for each multiprocessor below which there is no plan.
 LEAST_WAVE = 0.75
 KERNEL = "implicit_gemm_wgmma"
-_PACK_BLOCK = 256
+#: CONVT_ROW_MAJOR of pack_weights.
+_ORDER = 2
 # W_STAGES and X_STAGES of the kernel, its barriers, and the threads of its two producer warpgroups
 _WEIGHT_STAGES, _INPUT_STAGES, _BARRIER_BYTES, _PRODUCERS = 8, 4, 256, 256
 
@@ -77,10 +56,6 @@ class HopperTile(Tile):
         """The columns that leave at once: all or half."""
         return replace(self, columns=self.columns // 2 if self.columns % 128 else 128)
 
-    def lanes(self, item_bytes: int) -> list[tuple[int, int]]:
-        """(row, column) of the lanes when a warp leaves its sums."""
-        return [(lane // 4, lane % 4 * 2 + lane // 2 % 2) for lane in range(32)]
-
 
 def _tiles(unit: str) -> tuple[HopperTile, ...]:
     sides = (128, 192), (128, 128), (64, 192)
@@ -94,16 +69,12 @@ TILES = {"float16": _tiles("wgmma"), "bfloat16": _tiles("wgmma"), "float32": _ti
 def variants() -> tuple[Variant, ...]:
     """Every (kernel, defines) that a plan of this method can launch."""
     found = [(dtype, tile) for dtype, of_dtype in TILES.items() for tile in of_dtype]
-    packs = [("pack_weights", _pack_defines(dtype, tile)) for dtype, tile in found]
+    packs = [("pack_weights", pack_defines(dtype, tile, _ORDER)) for dtype, tile in found]
     return tuple(dict.fromkeys(packs + [(KERNEL, _defines(dtype, tile)) for dtype, tile in found]))
 
 
 def _defines(dtype: str, tile: HopperTile) -> tuple[tuple[str, str | int], ...]:
     return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_BN", tile.columns)
-
-
-def _pack_defines(dtype: str, tile: HopperTile) -> tuple[tuple[str, str | int], ...]:
-    return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_ROW_MAJOR", 2)
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
@@ -155,47 +126,22 @@ def shared_bytes(problem: Problem, tile: HopperTile) -> int:
 def _usable(problem: Problem, device: DeviceSpec) -> tuple[HopperTile, ...]:
     def fits(tile: HopperTile) -> bool:
         count = tile_count(problem, tile)
-        wave = LEAST_WAVE * device.multiprocessors <= count <= GRID_LIMIT and _pack_blocks(problem, tile) <= GRID_LIMIT
+        wave = LEAST_WAVE * device.multiprocessors <= count <= GRID_LIMIT and pack_blocks(problem, tile) <= GRID_LIMIT
         return wave and shared_bytes(problem, tile) <= device.shared_bytes
 
     return tuple(tile for tile in TILES[problem.x_dtype] if fits(tile))
 
 
-def _pack_blocks(problem: Problem, tile: HopperTile) -> int:
-    return problem.groups * split(problem, tile).tiles * chunks(problem)
-
-
-def _pack(problem: Problem, tile: HopperTile) -> Launch:
-    rows, phases = split(problem, tile), problem.phases
-    numbers = (
-        *(problem.c_in_group, problem.c_out_group, problem.kernel_size, phases.tap_step, phases.max_taps),
-        *(len(phases.active), rows.channels, rows.phases, rows.channel_tiles, rows.phase_tiles, chunks(problem)),
-    )
-    arguments: tuple[Argument, ...] = ("weight", "tiles", *(I32(n) for n in numbers))
-    defines = _pack_defines(problem.weight_dtype, tile)
-    return Launch("pack_weights", defines, _pack_blocks(problem, tile), _PACK_BLOCK, 0, arguments)
-
-
 def _product(problem: Problem, tile: HopperTile, device: DeviceSpec) -> Launch:
-    rows, phases, columns, count = split(problem, tile), problem.phases, line(problem), tile_count(problem, tile)
-    inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
-    numbers = (
-        *(columns.columns, problem.batch, problem.c_in_group, problem.c_out_group, chunks(problem), phases.max_taps),
-        *(panel_taps(problem), phases.input_step, len(phases.active), rows.channels, rows.phases, rows.phase_tiles),
-        *(rows.tiles, column_tiles(problem, tile), problem.kernel_size, problem.stride, problem.dilation),
-        *(phases.tap_step, inverse, int(in_runs(problem)), stage_pitch(problem, tile.staged), count),
-    )
-    strides = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
-    lengths = (I64(problem.l_in), I64(problem.l_out), I64(problem.p_left), I64(columns.first_u))
-    integers = tuple(I32(n) for n in numbers)
-    arguments: tuple[Argument, ...] = ("x", "tiles", "bias", "out", *strides, *lengths, *integers, *epilogue(problem))
-    grid, shared = min(count, device.multiprocessors), shared_bytes(problem, tile)
+    count, shared = tile_count(problem, tile), shared_bytes(problem, tile)
+    first, last = product_arguments(problem, tile, "out"), way_out(problem, stage_pitch(problem, tile.staged))
+    arguments = (*first, I32(count), *last)
+    grid = min(count, device.multiprocessors)
     return Launch(KERNEL, _defines(problem.x_dtype, tile), grid, tile.threads, shared, arguments)
 
 
 def _plan(problem: Problem, tile: HopperTile, device: DeviceSpec) -> Plan:
-    rows, channels = split(problem, tile), CHUNK_BYTES // ITEM_BYTES[problem.weight_dtype]
-    count = _pack_blocks(problem, tile) * problem.phases.max_taps * channels * tile.rows
+    rows = split(problem, tile)
     geometry = (problem.weight_shape, problem.groups, problem.stride, problem.dilation, problem.weight_dtype)
     tiles = tile_count(problem, tile)
     notes = (
@@ -206,8 +152,8 @@ def _plan(problem: Problem, tile: HopperTile, device: DeviceSpec) -> Plan:
         "gemm",
         tile.variant,
         (_product(problem, tile, device),),
-        packing_steps=(_pack(problem, tile),),
-        packed=(Workspace("tiles", count, problem.weight_dtype),),
+        packing_steps=(pack(problem, tile, _ORDER),),
+        packed=(Workspace("tiles", packed_count(problem, tile), problem.weight_dtype),),
         packing_key=("hopper", tile.rows, rows, *geometry),
         notes=notes,
         sum_order=tile.variant,

@@ -21,18 +21,15 @@ from dataclasses import replace
 
 from cupy_convt.core.cost_implicit import contraction_parts
 from cupy_convt.core.device import DeviceSpec
+from cupy_convt.core.implicit_launch import pack, pack_blocks, pack_defines, packed_count, product_arguments, way_out
 from cupy_convt.core.implicit_tiles import (
-    CHUNK_BYTES,
     TENSOR_CORES_FROM,
     TILES,
     Tile,
     blocks,
-    chunks,
     column_tiles,
     finish_channels,
-    in_runs,
     line,
-    panel_taps,
     part_count,
     shared_bytes,
     split,
@@ -40,28 +37,16 @@ from cupy_convt.core.implicit_tiles import (
     steps,
     tiles,
 )
-from cupy_convt.core.launch import (
-    CUDA_TYPES,
-    GRID_LIMIT,
-    I32,
-    I64,
-    Argument,
-    Launch,
-    Plan,
-    Stride,
-    Variant,
-    Workspace,
-    epilogue,
-)
+from cupy_convt.core.launch import CUDA_TYPES, GRID_LIMIT, I32, I64, Argument, Launch, Plan, Stride, Variant, Workspace
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 
-_PACK_BLOCK = _FINISH_BLOCK = 256
+_FINISH_BLOCK = 256
 
 
 def variants() -> tuple[Variant, ...]:
     """Every (kernel, defines) that a plan of this method can launch."""
     found = [(dtype, tile) for dtype, of_dtype in TILES.items() for tile in of_dtype]
-    packs = [("pack_weights", _pack_defines(dtype, tile)) for dtype, tile in found]
+    packs = [("pack_weights", pack_defines(dtype, tile, _order(tile))) for dtype, tile in found]
     products = [(tile.kernel, _defines(dtype, tile)) for dtype, tile in found]
     finishes = [("implicit_finish", _finish_defines(dtype, tile)) for dtype, tile in found]
     return tuple(dict.fromkeys(packs + products + finishes))
@@ -72,9 +57,8 @@ def _defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
     return (*sides, ("CONVT_PRODUCTS", tile.products)) if tile.products else sides
 
 
-def _pack_defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
-    row_major = int(tile.products > 0)
-    return ("CONVT_T", CUDA_TYPES[dtype]), ("CONVT_BM", tile.rows), ("CONVT_ROW_MAJOR", row_major)
+def _order(tile: Tile) -> int:
+    return int(tile.products > 0)
 
 
 def _finish_defines(dtype: str, tile: Tile) -> tuple[tuple[str, str | int], ...]:
@@ -98,7 +82,7 @@ def why_not(problem: Problem, device: DeviceSpec) -> str:
     if line(problem).columns >= 2**29 or problem.batch >= 2**30:
         return "rows of 2^29 columns"
     smallest = usable[-1]
-    if max(blocks(problem, smallest), _pack_blocks(problem, smallest)) > GRID_LIMIT:
+    if max(blocks(problem, smallest), pack_blocks(problem, smallest)) > GRID_LIMIT:
         return "more than 2^31 tiles"
     return ""
 
@@ -121,48 +105,10 @@ def item_parts(problem: Problem, tile: Tile, device: DeviceSpec) -> int:
     return parts if blocks(problem, tile) * max(parts, tile.rows) <= GRID_LIMIT else 1
 
 
-def packed_count(problem: Problem, tile: Tile) -> int:
-    """Elements of the packed weight."""
-    channels = CHUNK_BYTES // ITEM_BYTES[problem.weight_dtype]
-    return _pack_blocks(problem, tile) * problem.phases.max_taps * channels * tile.rows
-
-
-def _pack_blocks(problem: Problem, tile: Tile) -> int:
-    return problem.groups * split(problem, tile).tiles * chunks(problem)
-
-
-def _pack(problem: Problem, tile: Tile) -> Launch:
-    rows, phases = split(problem, tile), problem.phases
-    numbers = (
-        *(problem.c_in_group, problem.c_out_group, problem.kernel_size, phases.tap_step, phases.max_taps),
-        *(len(phases.active), rows.channels, rows.phases, rows.channel_tiles, rows.phase_tiles, chunks(problem)),
-    )
-    arguments: tuple[Argument, ...] = ("weight", "tiles", *(I32(n) for n in numbers))
-    defines = _pack_defines(problem.weight_dtype, tile)
-    return Launch("pack_weights", defines, _pack_blocks(problem, tile), _PACK_BLOCK, 0, arguments)
-
-
 def _product(problem: Problem, tile: Tile, parts: int) -> Launch:
-    rows, phases, columns = split(problem, tile), problem.phases, line(problem)
-    numbers = (
-        *(columns.columns, problem.batch, problem.c_in_group, problem.c_out_group, chunks(problem), phases.max_taps),
-        *(panel_taps(problem), phases.input_step, len(phases.active), rows.channels, rows.phases, rows.phase_tiles),
-        *(rows.tiles, column_tiles(problem, tile), parts, steps(problem) // parts),
-    )
-    out = "out" if parts == 1 else "parts"
-    strides = (Stride("x", 0), Stride("x", 1), Stride("out", 0), Stride("out", 1))
-    lengths = (I64(problem.l_in), I64(problem.l_out), I64(problem.p_left), I64(columns.first_u))
-    integers = tuple(I32(n) for n in numbers)
-    arguments: tuple[Argument, ...] = (
-        "x",
-        "tiles",
-        "bias",
-        out,
-        *strides,
-        *lengths,
-        *integers,
-        *_way_out(problem, tile),
-    )
+    cut = I32(parts), I32(steps(problem) // parts)
+    first = product_arguments(problem, tile, "out" if parts == 1 else "parts")
+    arguments = (*first, *cut, *way_out(problem, stage_pitch(problem, tile)))
     shared, defines = shared_bytes(problem, tile), _defines(problem.x_dtype, tile)
     return Launch(tile.kernel, defines, blocks(problem, tile) * parts, tile.threads, shared, arguments)
 
@@ -170,7 +116,7 @@ def _product(problem: Problem, tile: Tile, parts: int) -> Launch:
 def _finish(problem: Problem, tile: Tile, parts: int) -> Launch:
     rows, phases, columns = split(problem, tile), problem.phases, line(problem)
     channels = finish_channels(problem, tile)
-    slices = ceil_div(rows.channels, channels)
+    slices, run = ceil_div(rows.channels, channels), rows.phases * tile.columns
     numbers = (
         *(columns.columns, problem.batch, problem.c_out_group, len(phases.active), rows.channels, rows.phases),
         *(rows.phase_tiles, rows.tiles, column_tiles(problem, tile), parts, channels, slices),
@@ -178,20 +124,11 @@ def _finish(problem: Problem, tile: Tile, parts: int) -> Launch:
     arguments: tuple[Argument, ...] = (
         *("parts", "bias", "out", Stride("out", 0), Stride("out", 1)),
         *(I64(problem.l_out), I64(problem.p_left), I64(columns.first_u)),
-        *(*(I32(n) for n in numbers), *_way_out(problem, tile)),
+        *(*(I32(n) for n in numbers), *way_out(problem, run)),
     )
-    shared = channels * stage_pitch(problem, tile) * ITEM_BYTES[problem.accumulator]
+    shared = channels * run * ITEM_BYTES[problem.accumulator]
     grid, defines = blocks(problem, tile) * slices, _finish_defines(problem.x_dtype, tile)
     return Launch("implicit_finish", defines, grid, _FINISH_BLOCK, shared, arguments)
-
-
-def _way_out(problem: Problem, tile: Tile) -> tuple[Argument, ...]:
-    """What the product and implicit_finish end their lists with: which sample a row and a column are, the epilogue."""
-    phases = problem.phases
-    inverse = pow(phases.input_step, -1, phases.tap_step) if phases.tap_step > 1 else 0
-    taps = (problem.kernel_size, problem.stride, problem.dilation, phases.tap_step, inverse)
-    numbers = (*taps, int(in_runs(problem)), stage_pitch(problem, tile))
-    return (*(I32(n) for n in numbers), *epilogue(problem))
 
 
 def plan_of(problem: Problem, tile: Tile, parts: int) -> Plan:
@@ -217,7 +154,7 @@ def plan_of(problem: Problem, tile: Tile, parts: int) -> Plan:
         tile.variant + suffix,
         launches,
         workspaces,
-        packing_steps=(_pack(problem, tile),),
+        packing_steps=(pack(problem, tile, _order(tile)),),
         packed=(packed,),
         packing_key=("implicit", tile.kernel, tile.rows, rows, *geometry),
         notes=notes,

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""Traffic of the implicit GEMM's kernels on full tiles, for every stride from 1 to 16, aligned rows and odd ones.
+
+Each count is held to the fewest possible: sectors of loads and of stores, shared wavefronts of loads and of stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from cupy_convt.core import implicit_tiles, plan_hopper, plan_implicit
+from cupy_convt.core.device import PRESETS
+from cupy_convt.core.implicit_tiles import Tile, stage_pitch
+from cupy_convt.core.launch import Launch, Plan
+from cupy_convt.core.plan_hopper import HopperTile
+from cupy_convt.core.problem import ITEM_BYTES, Problem
+from tests import cases
+from tests.emulated import EmulatorRuntime, make_engine, to_device
+from tests.emulator.counters import LaunchStats
+
+ONE = replace(PRESETS["h200"], multiprocessors=1)
+STRIDES = range(1, 17)
+#: Tiles for large problems: the first of each arithmetic. bfloat16 is as float16.
+LARGE = [
+    (dtype, next(tile for tile in tiles if tile.unit == unit))
+    for dtype, tiles in implicit_tiles.TILES.items()
+    for unit in dict.fromkeys(tile.unit for tile in tiles)
+    if dtype != "bfloat16"
+]
+SMALL = [
+    (dtype, tile)
+    for dtype, tiles in implicit_tiles.TILES.items()
+    for tile in tiles
+    if dtype != "bfloat16" and (dtype, tile) not in LARGE
+]
+HOPPER = [(dtype, tile) for dtype in ("bfloat16", "float32") for tile in plan_hopper.TILES[dtype]]
+
+
+def ids(tiles: list[tuple[str, Tile]]) -> list[str]:
+    return [f"{dtype} {tile.variant}" for dtype, tile in tiles]
+
+
+def full(dtype: str, tile: Tile, stride: int, odd: bool) -> Problem:
+    """One row tile by two column tiles, eight chunks of channels by two taps of each phase.
+
+    An odd problem has an odd number of inputs and, where the stride is odd, of samples; no run starts at a sector.
+    """
+    precision = "tf32" if tile.unit == "tf32" else None
+    crop = stride // 2
+    sizes = 1, 8 * 64 // ITEM_BYTES[dtype], 2 * tile.columns - 1, max(1, tile.rows // stride), 2 * stride, stride
+    if not odd:
+        return Problem(*sizes, x_dtype=dtype, weight_dtype=dtype, precision=precision)
+    return Problem(*sizes, 1, 1, crop + 1, crop, x_dtype=dtype, weight_dtype=dtype, precision=precision)
+
+
+def plan_of(problem: Problem, tile: Tile, parts: int) -> Plan:
+    if isinstance(tile, HopperTile):
+        plans = plan_hopper.candidates(problem, ONE, 1 << 40)
+        return next(plan for plan in plans if plan.variant == tile.variant)
+    return plan_implicit.plan_of(problem, tile, parts)
+
+
+@cache
+def counted(dtype: str, tile: Tile, stride: int, odd: bool, parts: int = 1) -> tuple[tuple[Launch, LaunchStats], ...]:
+    problem, runtime = full(dtype, tile, stride, odd), EmulatorRuntime(counters=True)
+    engine = make_engine()
+    engine.runtime = runtime
+    x, weight, _ = cases.operands(problem)
+    rows = np.zeros((*x.shape[:2], x.shape[2] + (0 if odd else 1)), x.dtype)
+    rows[..., : x.shape[2]] = x
+    out = runtime.empty(problem.out_shape, problem.out_dtype)
+    engine.run(problem, plan_of(problem, tile, parts), to_device(rows)[..., : x.shape[2]], to_device(weight), None, out)
+    assert all(stats.counted for _, stats in runtime.stats)
+    return tuple(runtime.stats)
+
+
+def ratios(stats: LaunchStats) -> dict[str, float]:
+    return {
+        "sectors loaded": stats.global_load.sectors / stats.global_load.sectors_min,
+        "sectors stored": stats.global_store.sectors / stats.global_store.sectors_min,
+        "shared loads": stats.shared_load.wavefronts / max(1, stats.shared_load.wavefronts_min),
+        "shared stores": stats.shared_store.wavefronts / max(1, stats.shared_store.wavefronts_min),
+    }
+
+
+def met_by_staging(dtype: str, tile: Tile, stride: int, odd: bool) -> float:
+    """Shared wavefronts of the sums' staging over the fewest possible, from the layout's definition.
+
+    Rows go in blocks of as many channels as fill the banks between the columns of one instruction. The channels that
+    are left, fewer than a block, do not fill them: their phases would have to lie farther apart than there are any.
+    """
+    problem = full(dtype, tile, stride, odd)
+    staged = tile.staged if isinstance(tile, HopperTile) else tile
+    item, rows = ITEM_BYTES[problem.accumulator], implicit_tiles.split(problem, tile)
+    at_once, banks, phases = tile.rows_at_once(item), 128 // item, rows.phases
+    pitch, power = stage_pitch(problem, staged), min(phases & -phases, at_once)
+    height, shared = at_once // power, banks // min(phases & -phases, banks)
+    pad = at_once if phases % (2 * at_once) == 0 else 0
+    order = [
+        (block + channel, piece * power + phase)
+        for block in range(0, rows.channels, height)
+        for piece in range(phases // power)
+        for channel in range(min(height, rows.channels - block))
+        for phase in range(power)
+    ]
+    lanes = 4 if tile.products else 8
+    columns = [0, 3, 5, 6] if isinstance(tile, HopperTile) and phases % 32 != 16 else [*range(lanes)]
+    if isinstance(tile, HopperTile) and phases % 32 == 16:
+        columns = [0, 2, 4, 6]
+    met = []
+    for first in range(0, len(order), at_once):
+        places = [
+            (channel * pitch + phase + column * phases + column // shared * pad) % banks
+            for channel, phase in order[first : first + at_once]
+            for column in columns
+        ]
+        met.append(max(places.count(bank) for bank in set(places)))
+    return sum(met) / len(met)
+
+
+def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
+    """What the counts are held to."""
+    item, run = ITEM_BYTES[dtype], tile.columns * stride * ITEM_BYTES[dtype]
+    hopper = isinstance(tile, HopperTile)
+    # 32 samples side by side that start inside a sector; the multiprocessor's cache has its other samples
+    loaded = {2: 1.55, 4: 1.3}.get(item, 1.1) if odd else 1.12 if hopper else 1.1
+    # runs that are a few sectors long have one more at their ends
+    edges = 1.4 if odd and run <= 64 else 1.15 if odd and run <= 256 else 1.1
+    # reads of 32 sums in a row cross the gap that keeps the stores of 16 phases apart
+    across = 2.0 if odd and hopper and stride % 32 == 16 else 1.1
+    if odd and hopper and item == 2 and run == 192 * item:
+        across = 1.2  # the ends of runs of 192 bytes, beside other channels' in one warp
+    # channels that do not fill the banks
+    met = 1.15 if met_by_staging(dtype, tile, stride, odd) > 1.35 else 1.1
+    return {"sectors loaded": loaded, "sectors stored": edges, "shared loads": across, "shared stores": met}
+
+
+def check(dtype: str, tile: Tile, odd: bool, parts: int = 1) -> None:
+    for stride in STRIDES:
+        limits = most(dtype, tile, stride, odd)
+        for launch, stats in counted(dtype, tile, stride, odd, parts):
+            if launch.kernel != "pack_weights":
+                found = ratios(stats)
+                assert all(found[name] <= limits[name] for name in limits), (stride, launch.kernel, found, limits)
+
+
+@pytest.mark.parametrize(("dtype", "tile"), LARGE, ids=ids(LARGE))
+def test_large_tiles(dtype: str, tile: Tile) -> None:
+    check(dtype, tile, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("dtype", "tile"), LARGE, ids=ids(LARGE))
+def test_large_tiles_of_odd_rows_and_in_parts(dtype: str, tile: Tile, parts: int) -> None:
+    check(dtype, tile, True, parts)
+    check(dtype, tile, False, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize(("dtype", "tile"), SMALL + HOPPER, ids=ids(SMALL + HOPPER))
+def test_small_tiles_and_those_of_warpgroups(dtype: str, tile: Tile, odd: bool) -> None:
+    check(dtype, tile, odd)
+
+
+def test_which_strides_meet_in_banks_when_sums_are_staged() -> None:
+    """Those of a multiple of 8, and others as far as whole blocks of channels go."""
+    for dtype, tile in LARGE + SMALL + HOPPER:
+        for stride in STRIDES:
+            met = met_by_staging(dtype, tile, stride, False)
+            rows = implicit_tiles.split(full(dtype, tile, stride, False), tile)
+            at_once = tile.rows_at_once(ITEM_BYTES[full(dtype, tile, stride, False).accumulator])
+            block = at_once // min(rows.phases & -rows.phases, at_once)
+            left = rows.channels % block * rows.phases  # rows of channels that are no whole block
+            windows = -(-rows.channels * rows.phases // at_once)
+            assert 1 <= met <= 1 + 2 * (left / at_once + 1) / windows if left else met == 1, (tile, stride)

@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results file; its other rows are kept")
     options = parser.parse_args()
     here, rows = environment(), []
-    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 6.0} if options.quick else {}
+    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if options.quick else {}
     for workload in workloads.load(options.rows):
         for dtype in dict.fromkeys((workload.dtype, "float32")):
             if options.plans_only:

@@ -33,65 +33,66 @@ PROVENANCE = "cpu-plans.json, sweep-cpu.json of 2026-11-22: AMD EPYC, 2 cores, n
 class Constants:
     """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
 
-    convert: float = 3.84e-10
-    cold_byte: float = 9.91e-11
-    direct_call: float = 1.3e-05
-    direct_tile: float = 1.56e-05
-    direct_element: float = 2.48e-10
-    direct_loop: float = 1.12e-08
-    direct_pass: float = 1.92e-06
-    direct_store: float = 1.61e-10
-    dense_call: float = 0.000325
-    dense_tile: float = 0.000108
-    dense_rate: float = 1.97e11
-    dense_narrow_rate: float = 3.45e11
-    dense_half_channels: float = 8.07
-    dense_half_width: float = 2.21
-    dense_operand: float = 5.33e-10
-    columns_element: float = 6.13e-10
-    rows_element: float = 1.07e-09
-    rows_loop: float = 8.7e-10
-    phases_call: float = 0.000368
-    phases_tile: float = 9.9e-05
-    phases_rate: float = 1.88e11
-    phases_half_depth: float = 9.85
-    phases_half_width: float = 2.77
-    phases_operand: float = 3.98e-10
-    phases_input: float = 1.04e-10
-    phases_result: float = 7.92e-10
-    winograd_call: float = 0.000559
-    winograd_tile: float = 0.000159
-    winograd_rate: float = 1.76e11
-    winograd_half_depth: float = 3.08
-    winograd_half_width: float = 1.78
-    winograd_operand: float = 2.56e-10
-    winograd_input: float = 3.87e-10
-    winograd_result: float = 1.86e-09
-    phases_pack: float = 1.41e-09
-    toeplitz_call: float = 7.49e-05
-    toeplitz_tile: float = 2.41e-05
-    toeplitz_product: float = 1.91e-08
-    toeplitz_rate: float = 1.75e11
-    toeplitz_right: float = 2.08e-10
-    toeplitz_run: float = 1e-08
-    toeplitz_copy: float = 1.89e-09
-    toeplitz_output: float = 4.46e-10
-    toeplitz_pack: float = 1e-09
-    fft_call: float = 0.000231
-    fft_point: float = 1.37e-10
-    fft_product: float = 1.65e-09
-    fft_output: float = 4.87e-10
-    fft_store: float = 2.24e-11
-    fft_fill: float = 1.48e-09
-    fft_pack: float = 3.96e-09
-    fft_tile: float = 3.94e-05
-    fft_loop: float = 2.58e-08
-    fft_alone: float = 2.62
-    fft_split: float = 1.31
-    fft_convert: float = 1.4e-09
-    fft_matrix_rate: float = 6.1e11
-    fft_half_channels: float = 585
-    fft_turn: float = 3.02e-10
+    convert: float = 1.26e-09
+    wake: float = 0.000473
+    cold_byte: float = 2.18e-11
+    direct_call: float = 1.29e-05
+    direct_tile: float = 1.31e-05
+    direct_element: float = 1.26e-10
+    direct_loop: float = 5.95e-09
+    direct_pass: float = 2.13e-06
+    direct_store: float = 1.26e-10
+    dense_call: float = 2.79e-05
+    dense_tile: float = 9.15e-05
+    dense_rate: float = 1.99e11
+    dense_narrow_rate: float = 3.84e11
+    dense_half_channels: float = 4.16
+    dense_half_width: float = 0.519
+    dense_operand: float = 5.05e-10
+    columns_element: float = 6.88e-10
+    rows_element: float = 1.12e-09
+    rows_loop: float = 8.45e-10
+    phases_call: float = 2.84e-05
+    phases_tile: float = 2.25e-05
+    phases_rate: float = 1.92e11
+    phases_half_depth: float = 3.94
+    phases_half_width: float = 0.985
+    phases_operand: float = 4.36e-10
+    phases_input: float = 2.83e-11
+    phases_result: float = 1.16e-09
+    winograd_call: float = 0.000145
+    winograd_tile: float = 0.000106
+    winograd_rate: float = 1.77e11
+    winograd_half_depth: float = 2.2
+    winograd_half_width: float = 1.74
+    winograd_operand: float = 2.28e-10
+    winograd_input: float = 5.5e-10
+    winograd_result: float = 1.88e-09
+    phases_pack: float = 1.21e-09
+    toeplitz_call: float = 2.3e-05
+    toeplitz_tile: float = 6.69e-05
+    toeplitz_product: float = 4.71e-09
+    toeplitz_rate: float = 1.63e11
+    toeplitz_right: float = 6.12e-11
+    toeplitz_run: float = 1.07e-09
+    toeplitz_copy: float = 3.5e-10
+    toeplitz_output: float = 3.57e-10
+    toeplitz_pack: float = 5.63e-10
+    fft_call: float = 1.75e-05
+    fft_point: float = 1.04e-10
+    fft_product: float = 4.22e-10
+    fft_output: float = 1.33e-09
+    fft_store: float = 4.07e-11
+    fft_fill: float = 1.08e-09
+    fft_pack: float = 3.26e-09
+    fft_tile: float = 0.000133
+    fft_loop: float = 3.89e-08
+    fft_alone: float = 3.17
+    fft_split: float = 1.47
+    fft_convert: float = 9.57e-10
+    fft_matrix_rate: float = 1.63e12
+    fft_half_channels: float = 1.26e03
+    fft_turn: float = 1.52e-10
 
 
 FITTED = Constants()
@@ -129,9 +130,10 @@ def _scale(real: RealShape, device: DeviceSpec) -> float:
     return (device.fp64 if real.item == 8 else device.fp32) / FITTED_PEAK
 
 
-def _busy(problem: Problem, device: DeviceSpec, tiles: int) -> int:
-    """Cores that have something to do."""
-    return min(threads(problem, device.multiprocessors), max(tiles, 1))
+def _shared(seconds: float, problem: Problem, device: DeviceSpec, tiles: int, c: Constants) -> float:
+    """Seconds of one core's work on all the cores that have something to do, which have to be woken."""
+    busy = min(threads(problem, device.multiprocessors), max(tiles, 1))
+    return seconds / busy + (c.wake if busy > 1 else 0.0)
 
 
 def _apart(problem: Problem, real: RealShape) -> int:
@@ -139,9 +141,9 @@ def _apart(problem: Problem, real: RealShape) -> int:
     return min(problem.stride, LINE_BYTES // real.item)
 
 
-def _cold(problem: Problem, device: DeviceSpec) -> float:
-    """About the share of the arrays that no cache of a core holds."""
-    return problem.bytes / (problem.bytes + device.multiprocessors * device.cache_bytes)
+def _cold_bytes(problem: Problem, device: DeviceSpec) -> float:
+    """About as many bytes of the arrays as no cache of a core holds."""
+    return problem.bytes * problem.bytes / (problem.bytes + device.multiprocessors * device.cache_bytes)
 
 
 def _passes(real: RealShape) -> float:
@@ -156,8 +158,8 @@ def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     each = _outputs(problem, real) * (passes * element + c.direct_store * _apart(problem, real))
     tiles = _tiles(problem, plan, grid)
     each += tiles * (c.direct_tile + calls * c.direct_pass)
-    each += _outputs(problem, real) * real.item * _cold(problem, device) * c.cold_byte
-    return c.direct_call + each / _busy(problem, device, tiles)
+    each += _cold_bytes(problem, device) * c.cold_byte
+    return c.direct_call + _shared(each, problem, device, tiles, c)
 
 
 def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -174,13 +176,13 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     if plan.variant.startswith("rows"):
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
     tiles = _tiles(problem, plan, grid)
-    busy = _busy(problem, device, tiles)
     each = tiles * chunks * c.dense_tile + (adding + outputs) * element
     # BLAS copies both operands of every product
     times = ceil_div(problem.batch, plan.batch_tile) * ceil_div(grid.rows, plan.row_tile)
     copied = times * problem.groups * real.c_in * width + chunks * cuts * problem.batch * problem.c_in * problem.l_in
     each += copied * c.dense_operand
-    return c.dense_call + (2 * products * repeated * real.c_in / rate * device.multiprocessors + each) / busy
+    multiplying = 2 * products * repeated * real.c_in / rate * device.multiprocessors
+    return c.dense_call + _shared(multiplying + each, problem, device, tiles, c)
 
 
 def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -213,8 +215,8 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     copied = times * problem.groups * form.points * depth * width + cuts * columns * depth
     each = columns * (min(cuts, device.multiprocessors) * depth * an_input + width * a_result) + copied * an_operand
     each = each * _passes(real) + tiles * tile
-    busy = _busy(problem, device, tiles)
-    return call + (2.0 * columns * depth * width / rate * device.multiprocessors + each) / busy
+    multiplying = 2.0 * columns * depth * width / rate * device.multiprocessors
+    return call + _shared(multiplying + each, problem, device, tiles, c)
 
 
 def _toeplitz(
@@ -232,9 +234,9 @@ def _toeplitz(
     each += products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
     tiles = _tiles(problem, plan, grid)
     each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile
-    each += outputs * real.item * _cold(problem, device) * c.cold_byte
+    each += _cold_bytes(problem, device) * c.cold_byte
     multiplying = 2.0 * outputs * window / (c.toeplitz_rate * _scale(real, device)) * device.multiprocessors
-    return c.toeplitz_call + (multiplying + each) / _busy(problem, device, tiles)
+    return c.toeplitz_call + _shared(multiplying + each, problem, device, tiles, c)
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
@@ -259,7 +261,6 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     each = each * form.length + (inputs + results) * c.fft_loop
     if phases < problem.stride:  # the rest is filled with zeros, and samples are stored one by one
         each += _outputs(problem, real) * (c.fft_fill + phases / problem.stride * c.fft_store * _apart(problem, real))
-    busy = _busy(problem, device, tiles)
     total = 0.0
     if real.c_in < MATRIX_CHANNELS:
         each += results * form.length * (2 * real.c_in - 1) * c.fft_product  # multiplied, and added to the others
@@ -275,7 +276,7 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     each *= real.item / 4
     if real.converted:
         each += _outputs(problem, real) * c.fft_convert
-    return c.fft_call + total + (each + tiles * c.fft_tile) / busy
+    return c.fft_call + total + _shared(each + tiles * c.fft_tile, problem, device, tiles, c)
 
 
 def _filter_points(problem: Problem, form: FftForm, real: RealShape) -> int:

@@ -3,7 +3,7 @@
 
 Everything is cut along the rows of the result (rows_cpu.py). A tile is a range of batch items, channels and rows; it
 reads what it needs of x and recomputes the few products it shares with its neighbours, so tiles are independent of each
-other. Their sizes follow the caches: accumulators of the direct method in the first level, products in the second.
+other. Their sizes follow the second-level cache.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from cupy_convt.core.transforms_cpu import FftForm, fft_forms
 METHODS = ("direct", "gemm", "fft")
 #: Rows of the blocks that the block-Toeplitz product may use.
 TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
+#: Numbers in a tile: sums of the direct method, products of a dense one, windows and results of blocks. Smaller tiles
+#: would stay in nearer caches, but NumPy's calls on them are so short that two threads wait for the interpreter.
+DIRECT_SUMS, DENSE_CELLS, TOEPLITZ_CELLS = 1 << 18, 1 << 20, 1 << 20
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
 #: Multiply-accumulates, sixteen of them for one, plus results below which a second thread costs more than it brings.
@@ -84,11 +87,11 @@ def _workers(device: DeviceSpec) -> int:
 
 
 def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
-    """Tiles whose accumulators stay in the first-level cache."""
+    """Tiles whose sums stay in the second-level cache."""
     real, grid = RealShape.of(problem), row_grid(problem)
     share = limit // _workers(device)
     packed = _converted_weight(problem, real)
-    elements = max(min(32768, share // (4 * real.item)), 64)
+    elements = max(min(DIRECT_SUMS, share // (4 * real.item)), 64)
     widest = max(run.count for run in grid.runs)
     most_rows = grid.rows
     if real.converted:
@@ -129,7 +132,7 @@ def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     return [
         _dense_plan(problem, device, limit, variant, most, narrow=narrow)
         for narrow in (False, True)[: 1 + bfloat16]
-        for variant, most in (("columns", 1 << 20), ("rows", 1 << 19))
+        for variant, most in (("columns", DENSE_CELLS), ("rows", DENSE_CELLS // 2))
     ]
 
 
@@ -210,7 +213,7 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
         packed = problem.groups * real.c_out * window * width * real.item
         if packed > min(limit // 2, 64 << 20) or (block > grid.rows and block > TOEPLITZ_BLOCKS[0]):
             continue
-        cells = max(min(1 << 17, (limit - packed) // (_workers(device) * 3 * real.item)), window + width)
+        cells = max(min(TOEPLITZ_CELLS, (limit - packed) // (_workers(device) * 3 * real.item)), window + width)
         per_block = window + width * real.c_out
         most_blocks = ceil_div(grid.rows, block)
         if most_blocks < MERGED_BELOW:

@@ -91,8 +91,12 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     real, grid = RealShape.of(problem), row_grid(problem)
     share = limit // _workers(device)
     packed = _converted_weight(problem, real)
-    elements = max(min(DIRECT_SUMS, share // (4 * real.item)), 64)
     widest = max(run.count for run in grid.runs)
+    # a sum, a product, and what is converted for them
+    each = 4 + (
+        ceil_div(3 * problem.stride, widest) + ceil_div(real.c_in, real.c_out * widest) if real.converted else 0
+    )
+    elements = max(min(DIRECT_SUMS, share // (each * real.item)), 64)
     most_rows = grid.rows
     if real.converted:
         most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))

@@ -339,6 +339,7 @@ def test_every_tile_is_done_once() -> None:
     assert sorted(done) == list(range(500))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtypes", [("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "complex64")])
 def test_a_limit_below_the_converted_weight_is_kept(dtypes: tuple[str, str]) -> None:
     """A weight whose float32 copy alone exceeds the limit is converted a tile at a time."""

@@ -148,6 +148,7 @@ def check(dtype: str, tile: Tile, odd: bool, parts: int = 1) -> None:
                 assert all(found[name] <= limits[name] for name in limits), (stride, launch.kernel, found, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tile"), LARGE, ids=ids(LARGE))
 def test_large_tiles(dtype: str, tile: Tile) -> None:
     check(dtype, tile, False)

@@ -109,6 +109,7 @@ def test_forms_offered() -> None:
     assert names(kernel_size=7) == names(dilation=2) == []
 
 
+@pytest.mark.slow
 @given(
     batch=st.integers(1, 9),
     channels=st.integers(1, 40),

@@ -73,6 +73,7 @@ def check(problem: Problem, device: Any = H200) -> None:
     assert (np.abs(got.astype(want.dtype) - want) <= limit).all(), problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", cases.PAIRS, ids=cases.pair_id)
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_awkward_geometries(name: str, pair: tuple[str, str]) -> None:

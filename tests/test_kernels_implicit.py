@@ -238,6 +238,7 @@ def test_rows_of_other_arrays(dtype: str):
         assert (np.abs(to_host(out).astype(want.dtype) - want) <= tolerance(problem, x, weight, bias, want)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_order_of_execution_gives_the_same_bits(dtype: str):
     problem = problem_of(dtype, 2, 18, 40, 20, 6, 2, p_left=2, p_right=2)

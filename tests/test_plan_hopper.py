@@ -231,6 +231,7 @@ def test_nothing_spills_and_resources_do_not_drift() -> None:
         assert kept["resources"] == found["resources"]
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("dtype", TILES)
 def test_products_of_one_accumulator_need_not_wait(dtype: str) -> None:
@@ -242,6 +243,7 @@ def test_products_of_one_accumulator_need_not_wait(dtype: str) -> None:
     assert "registers" in log and "serialized" not in log
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_cupys_own_architecture_beside_ours_changes_nothing() -> None:
     """CuPy appends the device's -arch to the options of a module."""

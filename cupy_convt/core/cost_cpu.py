@@ -171,12 +171,12 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     width = real.c_out * problem.kernel_size
     rate = c.dense_narrow_rate * device.fp16 / (2 * FITTED_PEAK) if plan.narrow else c.dense_rate * _scale(real, device)
     rate *= real.c_in / (real.c_in + c.dense_half_channels) * width / (width + c.dense_half_width)
-    adding, cuts = products * repeated, ceil_div(problem.c_out_group, plan.channel_tile)
+    cuts = ceil_div(problem.c_out_group, plan.channel_tile)
     element = c.columns_element * _passes(real)
     if plan.variant.startswith("rows"):
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
     tiles = _tiles(problem, plan, grid)
-    each = tiles * chunks * c.dense_tile + (adding + outputs) * element
+    each = tiles * chunks * c.dense_tile + (products * repeated + outputs) * element
     # BLAS copies both operands of every product
     times = ceil_div(problem.batch, plan.batch_tile) * ceil_div(grid.rows, plan.row_tile)
     copied = times * problem.groups * real.c_in * width + chunks * cuts * problem.batch * problem.c_in * problem.l_in
@@ -196,14 +196,8 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     tiles = times * problem.groups * cuts
     call, tile, rate, half_depth, half_width, an_operand, an_input, a_result = (
         (
-            c.phases_call,
-            c.phases_tile,
-            c.phases_rate,
-            c.phases_half_depth,
-            c.phases_half_width,
-            c.phases_operand,
-            c.phases_input,
-            c.phases_result,
+            *(c.phases_call, c.phases_tile, c.phases_rate, c.phases_half_depth, c.phases_half_width),
+            *(c.phases_operand, c.phases_input, c.phases_result),
         )
         if form.points == 1
         else (

@@ -88,23 +88,23 @@ def test_every_form_agrees_with_the_reference(problem: Problem, form: Form, limi
 
 
 def test_minimal_filters_have_the_fewest_products() -> None:
-    for form in FORMS[1:]:
+    for form, share in zip(FORMS[1:], (Fraction(3, 4), Fraction(2, 3), Fraction(2, 3)), strict=True):
         assert form.points == form.outputs + form.section - 1
-        assert Fraction(form.points, form.outputs * form.section) == Fraction(2, 3)
+        assert Fraction(form.points, form.outputs * form.section) == share
 
 
 def test_forms_offered() -> None:
     def names(**changes: Any) -> list[str]:
         return [form.name for form in phase_forms(replace(DENSE, **changes))]
 
-    assert names() == ["phases", "winograd3x2"]
+    assert names() == ["phases", "winograd3x2", "winograd2x2"]
     assert names(kernel_size=24) == ["phases", "winograd2x3"]
-    assert names(kernel_size=32) == ["phases"]
-    assert names(kernel_size=32, c_out=64) == ["phases", "winograd3x2"]
-    assert names(c_in=1024) == ["winograd3x2"]
+    assert names(kernel_size=32) == ["phases", "winograd2x2"]
+    assert names(kernel_size=32, c_out=64) == ["phases", "winograd3x2", "winograd2x2"]
+    assert names(c_in=1024) == ["winograd3x2", "winograd2x2"]
     assert names(c_in=1024, kernel_size=8) == ["phases"]
-    assert names(c_out=31) == ["phases"]
-    assert names(kernel_size=8) == ["phases"]
+    assert names(c_out=31) == ["phases", "winograd2x2"]
+    assert names(c_out=7) == names(kernel_size=8) == ["phases"]
     assert names(precision="ieee") == ["phases"]
     assert names(kernel_size=7) == names(dilation=2) == []
 
@@ -176,14 +176,14 @@ def test_packed_weight_serves_any_length_and_crop() -> None:
 
 def test_sums_of_x_are_made_once_for_the_channels_of_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of the same inputs follow each other, and find them where they were left."""
-    filled: list[int] = []
-    before = Pieces.fill_inputs
+    filled: list[Any] = []
+    before = cpu_phases._fill_planes
 
-    def counted(self: Pieces, dest: Any, items: slice, channels: slice, start: int) -> None:
-        filled.append(start)
-        before(self, dest, items, channels, start)
+    def counted(pieces: Pieces, *where: Any) -> None:
+        filled.append(where)
+        before(pieces, *where)
 
-    monkeypatch.setattr(Pieces, "fill_inputs", counted)
+    monkeypatch.setattr(cpu_phases, "_fill_planes", counted)
     problem = replace(DENSE, batch=1, p_left=0)
     plan = replace(plan_of(problem, Form(3, 2)), channel_tile=8, row_tile=3 * 40)
     x, weight, bias = arrays(problem)

@@ -187,10 +187,11 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
 
 def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
     assert plan.form is not None
-    form, sections = plan.form, plan.form.sections(problem.phases.max_taps)
+    form, taps = plan.form, problem.phases.max_taps
+    summed, beside = form.summed(taps), form.beside(taps)
     first, stop = rows_of(problem)
     columns = real.planes * problem.batch * problem.groups * ceil_div(stop - first, form.outputs) * form.points
-    depth, width = sections * real.c_in, real.c_out * problem.stride
+    depth, width = summed * real.c_in, real.c_out * problem.stride * beside
     cuts = ceil_div(problem.c_out_group, plan.channel_tile)
     times = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile)
     tiles = times * problem.groups * cuts

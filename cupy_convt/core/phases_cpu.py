@@ -8,8 +8,10 @@ Sample u s + f of the full response is a filter of J = ceil(K / s) taps on x its
 A form computes `outputs` consecutive u at once from `points` products of sums of a few x with sums of a few taps.
 Winograd's minimal filters F(m, r) give m outputs of r taps in m + r - 1 products instead of m r (S. Winograd,
 Arithmetic Complexity of Computations, SIAM 1980); with the points 0, 1, -1, infinity there are two of them,
-F(3, 2) and F(2, 3), and their only constant is 1/2. Longer filters are sections of r taps, summed where the products
-are; a last section that is not full is padded with zeros. The form of one output and one tap is the plain sum.
+F(3, 2) and F(2, 3), whose only constant is 1/2, and with 0, 1, infinity there is F(2, 2), which has none and fewer sums
+to make. Longer filters are sections of r taps; a last section that is not full is padded with zeros. Sections are
+summed where the products are, or, in F(2, 2), where they start as far apart as groups of outputs do, are more rows of
+one product, whose columns serve them all. The form of one output and one tap is the plain sum.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ PHASES_INNER_FROM = 32
 LEAST_RESULTS, MOST_RESULTS, RESULTS_PER_CHANNEL = 1 << 19, 1 << 22, 1 << 13
 #: Inputs that the plain form may copy for a row of its product, and rows that a minimal filter wants for a section.
 COPIES_PER_ROW, ROWS_PER_SECTION = 4, 256
+#: Rows from which the few sums of F(2, 2) pay.
+LEAST_ROWS = 64
 #: Sums of x that go into one product.
 MOST_INPUTS = 1 << 19
 #: Columns below which a product is too narrow to be worth a tile of its own, and rows above which it gains nothing.
@@ -54,9 +58,17 @@ class Form:
         """Sections of a filter."""
         return ceil_div(max(taps, 1), self.section)
 
+    def summed(self, taps: int) -> int:
+        """Sections that a product sums over."""
+        return 1 if self == HALVES else self.sections(taps)
 
-PLAIN = Form(1, 1)
-FORMS = (PLAIN, Form(3, 2), Form(2, 3))
+    def beside(self, taps: int) -> int:
+        """Sections that are rows of a product, each of them later than the one before by one group of outputs."""
+        return self.sections(taps) // self.summed(taps)
+
+
+PLAIN, HALVES = Form(1, 1), Form(2, 2)
+FORMS = (PLAIN, HALVES, Form(3, 2), Form(2, 3))
 
 
 def phase_forms(problem: Problem) -> tuple[Form, ...]:
@@ -72,9 +84,17 @@ def phase_forms(problem: Problem) -> tuple[Form, ...]:
     rows = real.c_out * problem.stride
     # x is read as it lies where there is one tap
     found = [PLAIN] if taps == 1 or taps * real.c_in <= COPIES_PER_ROW * rows else []
-    minimal = min(FORMS[1:], key=lambda form: (form.points / form.outputs * form.sections(taps), form.sections(taps)))
-    if taps > 1 and problem.precision != "ieee" and rows >= ROWS_PER_SECTION * minimal.sections(taps):
+    if taps == 1 or problem.precision == "ieee":
+        return tuple(found)
+
+    def products(form: Form) -> float:
+        return form.points / form.outputs * form.sections(taps)
+
+    minimal = min(FORMS[2:], key=lambda form: (products(form), form.sections(taps)))
+    if rows >= ROWS_PER_SECTION * minimal.sections(taps):
         found.append(minimal)
+    if rows >= LEAST_ROWS and products(HALVES) < taps:
+        found.append(HALVES)
     return tuple(found)
 
 
@@ -100,8 +120,8 @@ def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseT
     real = RealShape.of(problem)
     first, stop = rows_of(problem)
     groups = ceil_div(stop - first, form.outputs)
-    depth = form.sections(problem.phases.max_taps) * real.c_in
-    per_channel = real.c_out // problem.c_out_group * problem.stride
+    depth = form.summed(problem.phases.max_taps) * real.c_in
+    per_channel = real.c_out // problem.c_out_group * problem.stride * form.beside(problem.phases.max_taps)
     results = min(max(LEAST_RESULTS, depth * RESULTS_PER_CHANNEL), MOST_RESULTS, most // 2)
     inputs = min(MOST_INPUTS, most // 4)
     rows = min(MOST_ROWS, per_channel * problem.c_out_group)
@@ -114,8 +134,8 @@ def phase_tiles(problem: Problem, form: Form, most: int, workers: int) -> PhaseT
         total = items * cuts * parts * problem.groups
         if total % workers == 0 or total >= 8 * workers:
             break
-        if group_tile * item_tile <= 2 * LEAST_COLUMNS:
-            cuts += cuts < problem.c_out_group
+        if group_tile * item_tile <= 2 * LEAST_COLUMNS and cuts < problem.c_out_group:
+            cuts += 1
         elif item_tile > 1:
             items += 1
         else:

@@ -189,9 +189,10 @@ def phase_plan(problem: Problem, device: DeviceSpec, limit: int, form: Form) -> 
     packed = form.points * problem.groups * sections * real.c_in * real.c_out * problem.stride * real.item
     cells = max(limit - packed - _converted_weight(problem, real), 0) // (workers * real.item)
     cut = phase_tiles(problem, form, cells // 2, workers)
-    columns = real.planes * cut.items * cut.groups
-    inputs = columns * sections * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
-    results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride
+    beside = form.beside(problem.phases.max_taps)
+    columns = real.planes * cut.items * (cut.groups + beside - 1)
+    inputs = columns * (sections // beside) * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
+    results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride * beside
     tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
     return CpuPlan(
         "gemm",

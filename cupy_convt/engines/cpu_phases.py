@@ -13,6 +13,8 @@ With d = x[.. + 0], x[.. + 1], ... and taps g_0, g_1, ... in the order of ascend
     F(3, 2): m_0 + m_1 + m_2,  m_1 - m_2,  m_1 + m_2 + m_3
     F(2, 3): m_0 + m_1 + m_2,  m_1 - m_2 + m_3
 
+and for F(2, 2), d_0 - d_1,  d_1,  d_2 - d_1  with  g_0,  g_0 + g_1,  g_1  to  m_0 + m_1,  m_1 + m_2.
+
 Against the overlap-add of cpu_dense.py, whose products are as many as the taps, a minimal filter has two thirds of
 the multiplications and, for two taps, two thirds of the numbers to be added up; it pays where products are most of the
 time, that is from some 64 input channels on. It needs its own form of the weight, which is what short inputs have no
@@ -41,26 +43,31 @@ from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: Elements of a weight that are packed at a time.
 _AT_ONCE = 1 << 18
-#: d_j of both minimal filters, in terms of the four x of a window.
-_INPUT_SUMS = ((np.subtract, 0, 2), (np.add, 1, 2), (np.subtract, 2, 1), (np.subtract, 3, 1))
+#: d_j of the minimal filters of so many points, in terms of the x of a window; itself where there is no operation.
+_INPUT_SUMS: dict[int, tuple[tuple[np.ufunc | None, int, int], ...]] = {
+    3: ((np.subtract, 0, 1), (None, 1, 1), (np.subtract, 2, 1)),
+    4: ((np.subtract, 0, 2), (np.add, 1, 2), (np.subtract, 2, 1), (np.subtract, 3, 1)),
+}
 
 
 # ---- weight ---------------------------------------------------------------------------------------------------------
 
 
 def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
-    """v (points, g, section, ci, co, f) of a real weight (C_in', C_out'/g, K)."""
+    """v (points, g, section, ci, co, f) of a real weight (C_in', C_out'/g, K); f too counts sections, if beside."""
     assert plan.form is not None
-    form, real = plan.form, RealShape.of(problem)
-    sections = form.sections(problem.phases.max_taps)
+    form, real, stride = plan.form, RealShape.of(problem), problem.stride
+    summed, beside = form.summed(problem.phases.max_taps), form.beside(problem.phases.max_taps)
     taps = weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
-    out = np.empty((form.points, problem.groups, sections, real.c_in, real.c_out, problem.stride), weight.dtype)
-    step = max(min(_AT_ONCE // (real.c_out * problem.stride), ceil_div(real.c_in, 2)), 1)
+    out = np.empty((form.points, problem.groups, summed, real.c_in, real.c_out, beside * stride), weight.dtype)
+    step = max(min(_AT_ONCE // (real.c_out * beside * stride), ceil_div(real.c_in, 2)), 1)
     parts = ((g, slice(ci, ci + step)) for g in range(problem.groups) for ci in range(0, real.c_in, step))
 
     def work(part: tuple[int, slice], scratch: Scratch) -> None:
-        for section in range(sections):
-            _pack_section(form, taps[part], section, out[:, part[0], section, part[1]], scratch)
+        for section in range(summed * beside):
+            depth, row = (section, 0) if beside == 1 else (0, section)
+            home = out[:, part[0], depth, part[1], :, row * stride : (row + 1) * stride]
+            _pack_section(form, taps[part], section, home, scratch)
 
     for_each(work, parts, parallel=out.size > _AT_ONCE // 4, products=False)
     return out
@@ -82,7 +89,11 @@ def _pack_section(form: Form, taps: Array, section: int, out: Array, scratch: Sc
     if form.points == 1:
         tap(0, out[0])
         return
-    low, even, odd, high = tap(0, out[0]), out[1], out[2], tap(form.section - 1, out[3])
+    low, high = tap(0, out[0]), tap(form.section - 1, out[-1])
+    if form.points == 3:
+        np.add(low, high, out=out[1])
+        return
+    even, odd = out[1], out[2]
     half = out.dtype.type(0.5)
     if form.section == 2:
         np.add(low, high, out=even)
@@ -145,39 +156,42 @@ def _tile(pieces: Pieces, plan: CpuPlan, packed: Array, tile: PhaseTile, scratch
     groups = slice(tile.group, tile.group + 1)
     bias = None if pieces.bias is None else pieces.bias_of(groups, tile.channels)[:, 0]
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
-    _combine(form, products, bias, piece[:, 0], begin - start)
+    _combine(form, problem.stride, products, bias, piece[:, 0], begin - start)
     pieces.finish(piece, tile.items, groups, tile.channels, start, stop, biased=True)
 
 
 def _products(pieces: Pieces, form: Form, weight: Array, tile: PhaseTile, scratch: Scratch) -> Array:
     """m (points, n, co, f, p) of a tile, whatever its order in memory, from v (points, section, ci, co, f)."""
-    sections, c_in, c_out, stride = weight.shape[1:]
-    items, groups = pieces.real.planes * (tile.items.stop - tile.items.start), tile.outputs.stop - tile.outputs.start
-    depth, width, columns = sections * c_in, c_out * stride, items * groups
+    sections, c_in, c_out, phases = weight.shape[1:]
+    stride = pieces.problem.stride
+    items = pieces.real.planes * (tile.items.stop - tile.items.start)
+    groups = tile.outputs.stop - tile.outputs.start + phases // stride - 1
+    depth, width, columns = sections * c_in, c_out * phases, items * groups
     matrices = np.lib.stride_tricks.as_strided(
         weight, (form.points, depth, width), (weight.strides[0], weight.strides[2], weight.itemsize)
     )
     inner = stride >= PHASES_INNER_FROM
     out = scratch.get("products", (form.points, *((columns, width) if inner else (width, columns))), pieces.dtype)
-    for point, sums in enumerate(_input_sums(pieces, form, sections, tile, scratch)):
+    newest = rows_of(pieces.problem)[0] + (tile.outputs.stop - groups) * form.outputs
+    for point, sums in enumerate(_input_sums(pieces, form, sections, tile, newest, groups, scratch)):
         right = sums.reshape(depth, columns)
         if inner:
             np.matmul(right.T, matrices[point], out=out[point])
         else:
             np.matmul(matrices[point].T, right, out=out[point])
     if inner:
-        return out.reshape(form.points, items, groups, c_out, stride).transpose(0, 1, 3, 4, 2)
-    return out.reshape(form.points, c_out, stride, items, groups).transpose(0, 3, 1, 2, 4)
+        return out.reshape(form.points, items, groups, c_out, phases).transpose(0, 1, 3, 4, 2)
+    return out.reshape(form.points, c_out, phases, items, groups).transpose(0, 3, 1, 2, 4)
 
 
-def _input_sums(pieces: Pieces, form: Form, sections: int, tile: PhaseTile, scratch: Scratch) -> Iterator[Array]:
-    """d (section, ci, n, p) of a tile, point after point, in one place of memory."""
-    problem, real = pieces.problem, pieces.real
-    items, groups = real.planes * (tile.items.stop - tile.items.start), tile.outputs.stop - tile.outputs.start
+def _input_sums(
+    pieces: Pieces, form: Form, sections: int, tile: PhaseTile, newest: int, groups: int, scratch: Scratch
+) -> Iterator[Array]:
+    """d (section, ci, n, p) of a tile, point after point, in one place of memory; group 0 is that of u = newest."""
+    problem, real, step = pieces.problem, pieces.real, form.outputs
+    items = real.planes * (tile.items.stop - tile.items.start)
     channels = slice(tile.group * problem.c_in_group, (tile.group + 1) * problem.c_in_group)
-    step = form.outputs
-    newest = rows_of(problem)[0] + tile.outputs.start * step
-    contents = tile.items.start, tile.group, tile.outputs.start, items, groups
+    contents = tile.items.start, tile.group, newest, items, groups
     if form.points == 1:
         if sections == items == 1 and newest >= 0 and newest + groups <= problem.l_in:
             yield pieces.inputs(scratch, tile.items, channels, newest, newest + groups)
@@ -189,23 +203,48 @@ def _input_sums(pieces: Pieces, form: Form, sections: int, tile: PhaseTile, scra
         yield out
         return
     reach = (sections - 1) * form.section + form.points
-    length = ceil_div(reach + (groups - 1) * step, step)
-    planes = scratch.get("planes", (step, real.c_in, items, length), pieces.dtype)
+    planes = [
+        scratch.get(f"plane {plane}", (real.c_in, items, groups + (reach - 1 - plane) // step), pieces.dtype)
+        for plane in range(step)
+    ]
     if not scratch.holds("planes", contents):
-        slab = scratch.get("slab", (items, real.c_in, length, step), pieces.dtype)
-        oldest = newest - sections * form.section + 1
-        pieces.fill_inputs(slab.reshape(items, real.c_in, length * step), tile.items, channels, oldest)
-        for plane in range(step):
-            np.add(slab[..., plane].transpose(1, 0, 2), slab.dtype.type(0), out=planes[plane])
+        _fill_planes(pieces, planes, tile.items, channels, newest - sections * form.section + 1, scratch)
     out = scratch.get("sums", (sections, real.c_in, items, groups), pieces.dtype)
-    for operation, a, b in _INPUT_SUMS:
+    for operation, *places in _INPUT_SUMS[form.points]:
         for section in range(sections):
             offset = (sections - 1 - section) * form.section
             first, second = (
-                planes[place % step, :, :, place // step : place // step + groups] for place in (offset + a, offset + b)
+                planes[(offset + place) % step][:, :, (offset + place) // step :][:, :, :groups] for place in places
             )
-            operation(first, second, out=out[section])
-        yield out
+            if operation is None:
+                yield first
+            else:
+                operation(first, second, out=out[section])
+        if operation is not None:
+            yield out
+
+
+def _fill_planes(
+    pieces: Pieces, planes: list[Array], items: slice, channels: slice, oldest: int, scratch: Scratch
+) -> None:
+    """Fill planes (ci, n, p) with x[oldest + plane + p planes], zero outside the range of x."""
+    step = len(planes)
+    if not pieces.plain_x:
+        c_in, planar, length = planes[0].shape
+        slab = scratch.get("slab", (planar, c_in, length * step), pieces.dtype)
+        pieces.fill_inputs(slab, items, channels, oldest)
+        for index, plane in enumerate(planes):
+            np.copyto(plane, slab[..., index::step].transpose(1, 0, 2)[..., : plane.shape[-1]])
+        return
+    for index, plane in enumerate(planes):
+        start, length = oldest + index, plane.shape[-1]
+        low = min(max(ceil_div(-start, step), 0), length)
+        high = max(min(ceil_div(pieces.problem.l_in - start, step), length), low)
+        plane[..., :low] = 0
+        plane[..., high:] = 0
+        if low < high:
+            source = pieces.x[items, channels, start + low * step : start + (high - 1) * step + 1 : step]
+            np.copyto(plane[..., low:high], source.transpose(1, 0, 2))
 
 
 # ---- adding up ------------------------------------------------------------------------------------------------------
@@ -227,9 +266,17 @@ def _places(first: int, step: int, stride: int, length: int, groups: int) -> tup
     return tuple(found)
 
 
-def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int) -> None:
-    """Add up m (points, n, co, f, p) into the samples of target (n, co, t); group 0 begins at sample `begin` of it."""
-    _, items, c_out, stride, groups = m.shape
+def _combine(form: Form, stride: int, m: Array, bias: Array | None, target: Array, begin: int) -> None:
+    """Add up m (points, n, co, f, p) into the samples of target (n, co, t); group 0 begins at sample `begin` of it.
+
+    Where sections lie beside each other in f, the last of them has that group at p = 0, the first one at the end.
+    """
+    beside = m.shape[3] // stride
+    later, m = m, m[:, :, :, :stride, beside - 1 :]
+    items, c_out, _, groups = m.shape[1:]
+    for section in range(1, beside):
+        first = beside - 1 - section
+        np.add(m, later[:, :, :, section * stride : (section + 1) * stride, first : first + groups], out=m)
     step = form.outputs * stride
     shift = np.zeros((1, c_out), m.dtype) if bias is None else bias
     shift = np.broadcast_to(shift[:, None], (shift.shape[0], items // shift.shape[0], c_out)).reshape(items, c_out)
@@ -244,6 +291,12 @@ def _combine(form: Form, m: Array, bias: Array | None, target: Array, begin: int
 
     if form.points == 1:
         store(np.add, m[0], shift, 0)
+        return
+    if form.points == 3:
+        if bias is not None:
+            np.add(m[1], shift, out=m[1])
+        store(np.add, m[0], m[1], 0)
+        store(np.add, m[1], m[2], 1)
         return
     low, even, odd, high = m
     if bias is not None:

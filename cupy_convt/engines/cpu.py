@@ -21,6 +21,7 @@ from cupy_convt.engines import (
     cpu_fft,
     cpu_fft_pack,
     cpu_phases,
+    cpu_phases_pack,
     cpu_toeplitz,
 )
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
@@ -83,7 +84,7 @@ class CpuEngine:
         if plan.method == "fft":
             return cpu_fft_pack.pack(problem, plan, real)
         if plan.form:
-            return cpu_phases.pack(problem, plan, real)
+            return cpu_phases_pack.pack(problem, plan, real)
         if plan.block:
             return cpu_toeplitz.pack(problem, plan, real)
         return real

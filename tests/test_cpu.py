@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
+from cupy_convt.core.rows_cpu import row_grid
 from cupy_convt.engines import cpu_threads
 from cupy_convt.engines.cpu import CpuEngine, reference
 from cupy_convt.engines.cpu_arrays import convert, copy_runs
@@ -177,6 +178,24 @@ def test_direct_never_gives_a_negative_zero_sum() -> None:
     for bias in (None, np.array([-0.0], np.float32)):
         out = run(problem, direct(problem), -zero, np.ones((1, 1, 1), np.float32), bias)
         assert not np.signbit(out).any()
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("complex64", "complex64"), ("float16", "float16")])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(4, 2, 1), (7, 3, 1), (5, 2, 3), (9, 4, 2), (6, 1, 1)])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_fewer_inputs_than_taps_have_the_bits_of_many(
+    length: int, kernel: int, stride: int, dilation: int, dtypes: tuple[str, str]
+) -> None:
+    """Loops along taps and along time add up in one order: behind few inputs, zeros change nothing."""
+    few = Problem(2, 6, length, 4, kernel, stride, dilation, 2, 1, 0, *dtypes, has_bias=True)
+    many = replace(few, l_in=40)
+    assert row_grid(few).max_taps == row_grid(many).max_taps
+    x, weight, bias = arguments(few, seed=kernel)
+    longer = np.zeros(many.x_shape, x.dtype)
+    longer[..., :length] = x
+    got, want = run(few, direct(few), x, weight, bias), run(many, direct(many), longer, weight, bias)
+    np.testing.assert_array_equal(got.view(np.uint8), want[..., : few.l_out].copy().view(np.uint8))
+    assert_close(few, direct(few), got, x, weight, bias)
 
 
 def test_special_values_stay_in_their_row() -> None:

@@ -92,14 +92,11 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     share = limit // _workers(device)
     packed = _converted_weight(problem, real)
     widest = max(run.count for run in grid.runs)
-    # a sum, a product, and what is converted for them
-    each = 4 + (
-        ceil_div(3 * problem.stride, widest) + ceil_div(real.c_in, real.c_out * widest) if real.converted else 0
-    )
+    # a sum, a product, the inputs that are padded or converted for them, and results that are converted
+    each = 4 + ceil_div(real.c_in, real.c_out * widest)
+    each += ceil_div(3 * problem.stride, widest) if real.converted else 0
     elements = max(min(DIRECT_SUMS, share // (each * real.item)), 64)
-    most_rows = grid.rows
-    if real.converted:
-        most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))
+    most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))
     row_tile, channel_tile, group_tile, batch_tile = fit(
         elements,
         (most_rows, real.planes * widest),
@@ -110,10 +107,10 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     if channel_tile < problem.c_out_group:
         group_tile = 1
     outputs = real.planes * batch_tile * group_tile * channel_tile * (real.c_out // problem.c_out_group)
-    tile = 2 * outputs * widest * row_tile
+    inputs = real.planes * batch_tile * group_tile * real.c_in
+    tile = 2 * outputs * widest * row_tile + inputs * (row_tile + grid.span)
     if real.converted:
-        inputs = real.planes * batch_tile * group_tile * real.c_in
-        tile += inputs * (row_tile + grid.span) + 3 * outputs * row_tile * problem.stride
+        tile += 3 * outputs * row_tile * problem.stride
     return [
         CpuPlan(
             "direct",

@@ -120,6 +120,21 @@ class Pieces:
             self.fill_inputs(dest, items, channels, start)
         return dest
 
+    def padded(self, scratch: Scratch, items: slice, channels: slice, start: int, stop: int) -> Array:
+        """The same for any range, zero outside that of x."""
+        if 0 <= start <= stop <= self.problem.l_in:
+            return self.inputs(scratch, items, channels, start, stop)
+        planes = 2 if self.complex_x and self.complex_weight else 1
+        shape = (
+            self.real.planes * (items.stop - items.start),
+            (channels.stop - channels.start) * planes,
+            max(stop - start, 0),
+        )
+        dest = scratch.get("padded", shape, self.dtype)
+        if not scratch.holds("padded", (items.start, channels.start, start, shape)):
+            self.fill_inputs(dest, items, channels, start)
+        return dest
+
     def result(self, scratch: Scratch, items: slice, groups: slice, channels: slice, start: int, stop: int) -> Array:
         """Where to put the results of a tile: the caller's own memory, or a buffer that `finish` copies there."""
         if self.plain_out:

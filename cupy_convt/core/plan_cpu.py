@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
@@ -27,8 +28,9 @@ TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 DIRECT_SUMS, DENSE_CELLS, TOEPLITZ_CELLS = 1 << 18, 1 << 20, 1 << 20
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
-#: Multiply-accumulates, sixteen of them for one, plus results below which a second thread costs more than it brings.
-PARALLEL_FROM = 1 << 18
+#: Multiply-accumulates, sixteen of them for one, plus taps and results, below which a second thread does not pay:
+#: about a millisecond and a half of work, where waking a thread takes 0.4 ms, as it does on a virtual machine.
+PARALLEL_FROM = 3 << 19
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def _converted_weight(problem: Problem, real: RealShape) -> int:
 
 def threads(problem: Problem, cores: int) -> int:
     """Threads that a problem is worth."""
-    results = problem.batch * problem.c_out * problem.l_out
-    return cores if problem.macs * problem.real_multiplies // 16 + results > PARALLEL_FROM else 1
+    arrays = prod(problem.weight_shape) + prod(problem.out_shape)
+    return cores if problem.macs * problem.real_multiplies // 16 + arrays > PARALLEL_FROM else 1
 
 
 def _workers(device: DeviceSpec) -> int:

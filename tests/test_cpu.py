@@ -305,8 +305,9 @@ def forget_scratch() -> None:
         Problem(40, 32, 4000, 16, 8, 4, has_bias=True),
         Problem(2, 4, 200_000, 2, 16, 4, x_dtype="complex64", weight_dtype="float32", has_bias=True),
         Problem(2, 64, 40_000, 64, 4, 2, groups=64, x_dtype="float16", weight_dtype="float16", has_bias=True),
+        Problem(20, 64, 3, 64, 8000, 5, 2, 64, has_bias=True),
     ],
-    ids=["mono", "dense", "mixed", "depthwise half"],
+    ids=["mono", "dense", "mixed", "depthwise half", "few inputs"],
 )
 def test_memory_beside_the_result_stays_under_the_limit(problem: Problem, limit: int) -> None:
     chosen = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]

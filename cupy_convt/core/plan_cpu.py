@@ -94,8 +94,8 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     share = limit // _workers(device)
     packed = _converted_weight(problem, real)
     widest = max(run.count for run in grid.runs)
-    # a sum, a product, the inputs that are padded or converted for them, and results that are converted
-    each = 4 + ceil_div(real.c_in, real.c_out * widest)
+    # a sum, a product (of all residues, input by input), the inputs that are padded for them, results to be converted
+    each = 4 + ceil_div(real.c_in, real.c_out * widest) + ceil_div(problem.stride, widest)
     each += ceil_div(3 * problem.stride, widest) if real.converted else 0
     elements = max(min(DIRECT_SUMS, share // (each * real.item)), 64)
     most_rows = min(grid.rows, max(share // (2 * real.item * real.c_in * real.planes) - grid.span, 64))
@@ -110,7 +110,8 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
         group_tile = 1
     outputs = real.planes * batch_tile * group_tile * channel_tile * (real.c_out // problem.c_out_group)
     inputs = real.planes * batch_tile * group_tile * real.c_in
-    tile = 2 * outputs * widest * row_tile + inputs * (row_tile + grid.span)
+    by_tap, by_input = 2 * widest * row_tile, min(problem.kernel_size, row_tile * problem.stride)
+    tile = outputs * max(by_tap, by_input) + inputs * (row_tile + grid.span)
     if real.converted:
         tile += 3 * outputs * row_tile * problem.stride
     return [

@@ -93,8 +93,9 @@ def _inputs_one_by_one(
     piece: Array, inputs: Array, taps: Array, bias: Array, begin: int, problem: Problem, scratch: Scratch
 ) -> None:
     """Every sample of a tile. inputs (n, g, ci, i), whose first meets tap 0 at sample `begin`; taps (g, ci, co, j)."""
-    product = scratch.get("product", (*piece.shape[:3], problem.kernel_size), piece.dtype)
     step, length = problem.dilation, piece.shape[-1]
+    most = min(problem.kernel_size, ceil_div(length, step))
+    product = scratch.get("product", (*piece.shape[:3], most), piece.dtype)
     piece[...] = 0
     for ci in range(inputs.shape[2]):
         for i in reversed(range(inputs.shape[3])):
@@ -102,7 +103,7 @@ def _inputs_one_by_one(
             low, high = max(ceil_div(-there, step), 0), min(ceil_div(length - there, step), problem.kernel_size)
             if low >= high:
                 continue
-            inner = product[..., low:high]
+            inner = product[..., : high - low]
             np.multiply(inputs[:, :, ci, None, i : i + 1], taps[:, ci, :, low:high], out=inner)
             samples = piece[..., there + low * step : there + (high - 1) * step + 1 : step]
             np.add(samples, inner, out=samples)

@@ -107,31 +107,16 @@ class Pieces:
             inner[:count], inner[count:] = source.real, source.imag
 
     def inputs(self, scratch: Scratch, items: slice, channels: slice, start: int, stop: int) -> Array:
-        """x[items, channels, start:stop], within the range of x, as (n, c, i): a view when x is real already."""
-        if self.plain_x:
+        """x[items, channels, start:stop] as (n, c, i), zero outside the range of x: a view of a real x that has it all."""
+        if self.plain_x and 0 <= start <= stop <= self.problem.l_in:
             return self.x[items, channels, start:stop]
         shape = (
             self.real.planes * (items.stop - items.start),
             (channels.stop - channels.start) * (2 if self.complex_x and self.complex_weight else 1),
-            stop - start,
+            max(stop - start, 0),
         )
         dest = scratch.get("inputs", shape, self.dtype)
         if not scratch.holds("inputs", (items.start, channels.start, start, shape)):
-            self.fill_inputs(dest, items, channels, start)
-        return dest
-
-    def padded(self, scratch: Scratch, items: slice, channels: slice, start: int, stop: int) -> Array:
-        """The same for any range, zero outside that of x."""
-        if 0 <= start <= stop <= self.problem.l_in:
-            return self.inputs(scratch, items, channels, start, stop)
-        planes = 2 if self.complex_x and self.complex_weight else 1
-        shape = (
-            self.real.planes * (items.stop - items.start),
-            (channels.stop - channels.start) * planes,
-            max(stop - start, 0),
-        )
-        dest = scratch.get("padded", shape, self.dtype)
-        if not scratch.holds("padded", (items.start, channels.start, start, shape)):
             self.fill_inputs(dest, items, channels, start)
         return dest
 

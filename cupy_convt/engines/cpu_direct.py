@@ -76,7 +76,7 @@ def _tile(pieces: Pieces, weight: Array, grid: RowGrid, tile: DirectTile, scratc
     by_input = problem.l_in < grid.max_taps
     if by_input:
         first, last = max(first, 0), min(last, problem.l_in)
-    inputs = pieces.padded(scratch, tile.items, channels, first, last)
+    inputs = pieces.inputs(scratch, tile.items, channels, first, last)
     inputs = inputs.reshape(inputs.shape[0], taps.shape[0], real.c_in, max(last - first, 0))
     bias = np.zeros((1, 1, 1), pieces.dtype) if pieces.bias is None else pieces.bias_of(tile.groups, tile.channels)
     if by_input:

@@ -107,7 +107,7 @@ class Pieces:
             inner[:count], inner[count:] = source.real, source.imag
 
     def inputs(self, scratch: Scratch, items: slice, channels: slice, start: int, stop: int) -> Array:
-        """x[items, channels, start:stop] as (n, c, i), zero outside the range of x: a view of a real x that has it all."""
+        """x[items, channels, start:stop] as (n, c, i), zero outside the range of x: a view if x is real and has it."""
         if self.plain_x and 0 <= start <= stop <= self.problem.l_in:
             return self.x[items, channels, start:stop]
         shape = (

@@ -127,7 +127,10 @@ class CpuEngine:
         """
         if out.size == 0:
             return
-        operand = self.pack(problem, plan, weight) if packed is None else packed
+        if packed is None and plan.form and cpu_phases_pack.by_tiles(problem, plan):
+            operand: object = real_weight(problem, weight)
+        else:
+            operand = self.pack(problem, plan, weight) if packed is None else packed
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
         parallel = threads(problem, cores()) > 1

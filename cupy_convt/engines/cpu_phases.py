@@ -38,6 +38,7 @@ from cupy_convt.core.phases_cpu import PHASES_INNER_FROM, Form, rows_of
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.engines.cpu_arrays import Pieces
+from cupy_convt.engines.cpu_phases_pack import pack_tile
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: d_j of the minimal filters of so many points, in terms of the x of a window; itself where there is no operation.
@@ -74,16 +75,16 @@ def tiles(problem: Problem, plan: CpuPlan) -> Iterator[PhaseTile]:
                     yield PhaseTile(items, group, channels, slice(p, min(p + step, groups)))
 
 
-def run(pieces: Pieces, plan: CpuPlan, packed: Array, *, parallel: bool) -> None:
-    """Compute every tile with the weight that cpu_phases_pack.py made."""
+def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None:
+    """Compute every tile. `weight` is what cpu_phases_pack.py made of it, or the real one, to be packed by tiles."""
 
     def work(tile: PhaseTile, scratch: Scratch) -> None:
-        _tile(pieces, plan, packed, tile, scratch)
+        _tile(pieces, plan, weight, tile, scratch)
 
     for_each(work, tiles(pieces.problem, plan), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, packed: Array, tile: PhaseTile, scratch: Scratch) -> None:
+def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, tile: PhaseTile, scratch: Scratch) -> None:
     problem, form = pieces.problem, plan.form
     assert form is not None
     scale = pieces.real.c_out // problem.c_out_group
@@ -91,8 +92,12 @@ def _tile(pieces: Pieces, plan: CpuPlan, packed: Array, tile: PhaseTile, scratch
     begin = (first + tile.outputs.start * form.outputs) * problem.stride - problem.p_left
     end = (first + tile.outputs.stop * form.outputs) * problem.stride - problem.p_left
     start, stop = max(begin, 0), min(end, problem.l_out)
-    weight = packed[:, tile.group, :, :, tile.channels.start * scale : tile.channels.stop * scale]
-    products = _products(pieces, form, weight, tile, scratch)
+    channels = slice(tile.channels.start * scale, tile.channels.stop * scale)
+    if weight.ndim == 3:
+        packed = pack_tile(problem, form, weight, tile.group, channels, scratch)
+    else:
+        packed = weight[:, tile.group, :, :, channels]
+    products = _products(pieces, form, packed, tile, scratch)
     groups = slice(tile.group, tile.group + 1)
     bias = None if pieces.bias is None else pieces.bias_of(groups, tile.channels)[:, 0]
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)

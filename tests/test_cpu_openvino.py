@@ -86,9 +86,10 @@ def test_not_offered_for_what_it_does_not_do_well(changes: dict[str, int]) -> No
     assert not names(replace(DENSE, **changes), BOTH)
 
 
-def test_a_plan_says_what_becomes_of_subnormal_numbers() -> None:
+def test_a_plan_says_what_becomes_of_subnormal_numbers_and_of_memory() -> None:
     assert all("subnormal" in plan.notes[0] for plan in plans(HALF, BOTH))
-    assert not any(plan.notes for plan in plans(DENSE, BOTH))
+    for problem in (DENSE, HALF):
+        assert all(("copies" in " ".join(plan.notes)) == (plan.packed_bytes > 0) for plan in plans(problem, BOTH))
 
 
 @pytest.mark.parametrize("limit", [1 << 16, 1 << 20, LIMIT])

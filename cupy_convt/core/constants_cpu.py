@@ -66,7 +66,7 @@ class Constants:
     subpixel_result: float = 2.04e-09
     subpixel_weight: float = 9.74e-11
     subpixel_compile: float = 0.03
-    subpixel_pack: float = 1.6e-09
+    subpixel_pack: float = 1.1e-09
     im2col_input: float = 3.03e-10
     im2col_weight: float = 9.56e-10
     toeplitz_call: float = 2.3e-05

@@ -16,8 +16,9 @@ from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex
 
 #: Taps of a phase beyond which nothing is gained.
 MOST_TAPS = 8
-#: How many times a weight is kept: as it is packed, and in the library's own order.
-COPIES = 2
+#: How many times a weight is kept, as measured: as it is packed, in the library's order, and while that is made. The
+#: library takes other orders for some other lengths and keeps them too: ten copies after 140 lengths, and no more then.
+COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class SubpixelForm:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of it."""
-        return ("bfloat16 products of OpenVINO: subnormal numbers count as zero",) if self.half else ()
+        products = ("bfloat16 products of OpenVINO: subnormal numbers count as zero",)
+        copies = ("OpenVINO keeps further copies of the weight, up to ten, as it meets other lengths",)
+        return products * self.half + copies * self.packed
 
 
 def subpixel_forms(problem: Problem, *, half: bool) -> list[SubpixelForm]:

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks import workloads
-from cupy_convt.core import cost_cpu
+from cupy_convt.core import constants_cpu, cost_cpu
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT
 from cupy_convt.core.plan_cpu import candidates
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
     data = json.loads(path.read_text())
     device = replace(PRESETS["cpu"], multiprocessors=data["environment"]["cores"])
     if data["environment"]["versions"].get("openvino", "absent") != "absent":
-        device = replace(device, fp16=2 * device.fp32)
+        device = replace(device, fp16=2 * device.fp32, convolutions=True)
     layers = {layer.name: layer for layer in workloads.load()}
     rows: list[Row] = []
     unused: list[str] = []
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("expected rows with plans_ms (benchmarks.run --all-methods), got none", file=sys.stderr)
         return 1
-    old = cost_cpu.FITTED
+    old = constants_cpu.FITTED
     new = fit(rows, old, cpu_seconds)
     print(f"{len(rows)} rows, {sum(len(row.seconds) for row in rows)} times")
     print(f"old: {Quality.of(rows, old, cpu_seconds)}")
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         before, after = getattr(old, field.name), getattr(new, field.name)
         print(f"  {field.name:24s} {before:10.3g} -> {after:10.3g}" + (" " if abs(after / before - 1) < 0.1 else " *"))
     if options.write:
-        path = Path(inspect.getsourcefile(cost_cpu) or "")
+        path = Path(inspect.getsourcefile(constants_cpu) or "")
         path.write_text(rewritten(path.read_text(), new, provenance(options.results, environment)))
         print(f"written: {path.name}; regenerate tests/choices.json with python -m tests.test_choices")
     return 0

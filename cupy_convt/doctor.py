@@ -20,7 +20,7 @@ METHODS = ("direct", "gemm", "fft")
 #: Optional packages and what they are for.
 _EXTRAS = {
     "ml_dtypes": "bfloat16",
-    "openvino": "bfloat16 products of CPUs with AVX512_BF16",
+    "openvino": "kept weights as convolutions, bfloat16 products of CPUs with AVX512_BF16",
     "soundfile": "sound files",
     "matplotlib": "spectrograms",
     "torch": "autograd",

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import fit_cost, workloads
 from benchmarks.fit_cost import Quality, Row
-from cupy_convt.core import cost_cpu
+from cupy_convt.core import constants_cpu
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT
 from cupy_convt.core.plan_cpu import candidates
@@ -71,7 +71,7 @@ def test_quality_is_regret_and_error() -> None:
 def test_the_cpus_constants_are_found_from_its_own_predictions() -> None:
     """The real model on real layers: times made from changed constants lead back to predictions of those times."""
     device = PRESETS["cpu"]
-    truth = replace(cost_cpu.FITTED, dense_rate=90e9, toeplitz_copy=3e-9, direct_element=2e-9, fft_output=2e-8)
+    truth = replace(constants_cpu.FITTED, dense_rate=90e9, toeplitz_copy=3e-9, direct_element=2e-9, fft_output=2e-8)
     rows = []
     for layer in list(workloads.load())[::6]:
         problem = layer.problem("float32")
@@ -79,8 +79,8 @@ def test_the_cpus_constants_are_found_from_its_own_predictions() -> None:
         for kept in (False, True):
             plans = {p.name: (problem, p, device, kept) for p in found}
             rows.append(Row(layer.name, plans, {n: fit_cost.cpu_seconds(s, truth) for n, s in plans.items()}))
-    before = Quality.of(rows, cost_cpu.FITTED, fit_cost.cpu_seconds)
-    after = Quality.of(rows, fit_cost.fit(rows, cost_cpu.FITTED, fit_cost.cpu_seconds), fit_cost.cpu_seconds)
+    before = Quality.of(rows, constants_cpu.FITTED, fit_cost.cpu_seconds)
+    after = Quality.of(rows, fit_cost.fit(rows, constants_cpu.FITTED, fit_cost.cpu_seconds), fit_cost.cpu_seconds)
     off = [np.sqrt(np.mean(np.log(quality.errors) ** 2)) for quality in (before, after)]
     assert off[1] < off[0] / 4
     assert after.regrets[-1] < 1.05
@@ -115,12 +115,12 @@ def test_rows_are_read_by_name_or_by_their_fields_and_stale_ones_are_named(tmp_p
 
 
 def test_constants_are_written_where_they_live() -> None:
-    text = Path(cost_cpu.__file__).read_text()
-    assert isinstance(cost_cpu.PROVENANCE, str)
-    changed = replace(cost_cpu.FITTED, fft_call=1.25e-3, dense_rate=98765432100.0)
+    text = Path(constants_cpu.__file__).read_text()
+    assert isinstance(constants_cpu.PROVENANCE, str)
+    changed = replace(constants_cpu.FITTED, fft_call=1.25e-3, dense_rate=98765432100.0)
     new = fit_cost.rewritten(text, changed, 'a "quoted" run')
-    module: dict[str, Any] = {"__name__": cost_cpu.__name__}
-    exec(compile(new, "cost_cpu.py", "exec", dont_inherit=True), module)
+    module: dict[str, Any] = {"__name__": constants_cpu.__name__}
+    exec(compile(new, "constants_cpu.py", "exec", dont_inherit=True), module)
     assert module["PROVENANCE"] == 'a "quoted" run'
     for name, value in asdict(module["Constants"]()).items():
         assert value == pytest.approx(getattr(changed, name), rel=5e-3), name
@@ -139,16 +139,16 @@ def test_the_command_prints_old_and_new_and_writes_on_request(
     problem = Problem(1, 4, 5000, 3, 5, 2)
     device = PRESETS["cpu"]
     times = {
-        plan.name: 2e3 * fit_cost.cpu_seconds((problem, plan, device, False), cost_cpu.FITTED)
+        plan.name: 2e3 * fit_cost.cpu_seconds((problem, plan, device, False), constants_cpu.FITTED)
         for plan in candidates(problem, device, DEFAULT_WORKSPACE_LIMIT)
     }
     rows = [{"name": "point", "fields": asdict(problem), "problem": str(problem), "plans_ms": times}]
-    copy = tmp_path / "cost_cpu.py"
-    copy.write_text(Path(cost_cpu.__file__).read_text())
+    copy = tmp_path / "constants_cpu.py"
+    copy.write_text(Path(constants_cpu.__file__).read_text())
     monkeypatch.setattr(fit_cost.inspect, "getsourcefile", lambda module: str(copy))
     path = results(tmp_path, rows)
     assert fit_cost.main([str(path)]) == 0
-    assert copy.read_text() == Path(cost_cpu.__file__).read_text()
+    assert copy.read_text() == Path(constants_cpu.__file__).read_text()
     out = capsys.readouterr().out
     assert "old: regret median 1.000" in out and "error 2.00x" in out and "new: " in out
     assert fit_cost.main([str(path), "--write"]) == 0

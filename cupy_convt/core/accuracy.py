@@ -123,7 +123,7 @@ def error_bound(problem: Problem, plan: Plan | CpuPlan) -> ErrorBound:
 def tensor_core_products(problem: Problem, plan: Plan | CpuPlan) -> str:
     """The kind of a plan's products that have a rate of their own: "half", "tf32", "3xtf32", or none."""
     if isinstance(plan, CpuPlan):
-        return "half" if plan.narrow else ""
+        return "half" if plan.subpixel and plan.subpixel.half else ""
     if plan.method != "gemm" or "fma" in plan.variant:
         return ""
     if problem.x_dtype in ACCUMULATOR:

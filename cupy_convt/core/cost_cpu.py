@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Predicted seconds of a CPU plan: products by BLAS, element-wise passes, transforms, and the overhead of calls.
 
-Each method is a sum of a few terms, one constant each, fitted by least squares on the logarithm of the times that
-`python -m benchmarks.run --all-methods` measures over the 81 real layers, on two cores of an AMD EPYC (Zen 4) with
-AVX-512 and OpenBLAS. Element-wise constants are seconds on one core and are divided by the cores; the rates of products
-are for two cores and scale with the device's peak.
+Each method is a sum of a few terms with one constant of constants_cpu.py each. Seconds on one core are divided by the
+cores; the rates of products scale with the device's peak.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log2
 
+from cupy_convt.core.constants_cpu import FITTED, FITTED_PEAK, Constants
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, threads
@@ -23,85 +21,12 @@ from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: Bytes that memory moves at once.
 LINE_BYTES = 64
-#: The peak (flop/s, float32) of the machine that the constants below are from.
-FITTED_PEAK = 205e9
-#: What the defaults of Constants were fitted to; `python -m benchmarks.fit_cost --write` writes both.
-PROVENANCE = "cpu-plans.json, sweep-cpu.json of 2026-11-22: AMD EPYC, 2 cores, numpy 2.4.6, scipy 1.17.1"
-
-
-@dataclass(frozen=True)
-class Constants:
-    """Fitted seconds (for a call, an element, an inner loop) and rates (flop/s), with half-speed sizes of products."""
-
-    convert: float = 1.26e-09
-    wake: float = 0.000473
-    cold_byte: float = 2.18e-11
-    direct_call: float = 1.29e-05
-    direct_tile: float = 1.31e-05
-    direct_element: float = 1.26e-10
-    direct_loop: float = 5.95e-09
-    direct_pass: float = 2.13e-06
-    direct_store: float = 1.26e-10
-    dense_call: float = 2.79e-05
-    dense_tile: float = 9.15e-05
-    dense_rate: float = 1.99e11
-    dense_narrow_rate: float = 3.84e11
-    dense_half_channels: float = 4.16
-    dense_half_width: float = 0.519
-    dense_operand: float = 5.05e-10
-    columns_element: float = 6.88e-10
-    rows_element: float = 1.12e-09
-    rows_loop: float = 8.45e-10
-    phases_call: float = 2.84e-05
-    phases_tile: float = 2.25e-05
-    phases_rate: float = 1.92e11
-    phases_half_depth: float = 3.94
-    phases_half_width: float = 0.985
-    phases_operand: float = 4.36e-10
-    phases_input: float = 2.83e-11
-    phases_result: float = 1.16e-09
-    winograd_call: float = 0.000145
-    winograd_tile: float = 0.000106
-    winograd_rate: float = 1.77e11
-    winograd_half_depth: float = 2.2
-    winograd_half_width: float = 1.74
-    winograd_operand: float = 2.28e-10
-    winograd_input: float = 5.5e-10
-    winograd_result: float = 1.88e-09
-    phases_pack: float = 1.21e-09
-    toeplitz_call: float = 2.3e-05
-    toeplitz_tile: float = 6.69e-05
-    toeplitz_product: float = 4.71e-09
-    toeplitz_rate: float = 1.63e11
-    toeplitz_right: float = 6.12e-11
-    toeplitz_run: float = 1.07e-09
-    toeplitz_copy: float = 3.5e-10
-    toeplitz_output: float = 3.57e-10
-    toeplitz_pack: float = 5.63e-10
-    fft_call: float = 1.75e-05
-    fft_point: float = 1.04e-10
-    fft_product: float = 4.22e-10
-    fft_output: float = 1.33e-09
-    fft_store: float = 4.07e-11
-    fft_fill: float = 1.08e-09
-    fft_pack: float = 3.26e-09
-    fft_tile: float = 0.000133
-    fft_loop: float = 3.89e-08
-    fft_alone: float = 3.17
-    fft_split: float = 1.47
-    fft_convert: float = 9.57e-10
-    fft_matrix_rate: float = 1.63e12
-    fft_half_channels: float = 1.26e03
-    fft_turn: float = 1.52e-10
-
-
-FITTED = Constants()
 
 
 def seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
     """Predicted seconds of one call whose weight is packed already."""
     real, grid = RealShape.of(problem), row_grid(problem)
-    product = _phases if plan.form else _toeplitz if plan.block else _dense
+    product = _phases if plan.form else _subpixel if plan.subpixel else _toeplitz if plan.block else _dense
     model = {"direct": _direct, "fft": _fft}.get(plan.method, product)
     return model(problem, plan, device, real, grid, constants)
 
@@ -110,6 +35,8 @@ def packing_seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constan
     """Predicted seconds of packing the weight, which a call that is handed none does first."""
     if plan.fft:
         return _fft_packing(problem, plan, device, RealShape.of(problem), constants)
+    if plan.subpixel:
+        return constants.subpixel_compile + plan.packed_bytes * constants.subpixel_pack if plan.packing_key else 0.0
     each = constants.phases_pack if plan.form else constants.toeplitz_pack if plan.block else constants.convert
     item = RealShape.of(problem).item
     return plan.packed_bytes / item * each * (item / 4) / (device.multiprocessors if plan.form else 1)
@@ -169,11 +96,11 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     repeated = 1 + halo * (plan.row_tile < grid.rows)
     products = real.planes * problem.batch * problem.l_in * problem.groups * real.c_out * problem.kernel_size
     width = real.c_out * problem.kernel_size
-    rate = c.dense_narrow_rate * device.fp16 / (2 * FITTED_PEAK) if plan.narrow else c.dense_rate * _scale(real, device)
+    rate = c.dense_rate * _scale(real, device)
     rate *= real.c_in / (real.c_in + c.dense_half_channels) * width / (width + c.dense_half_width)
     cuts = ceil_div(problem.c_out_group, plan.channel_tile)
     element = c.columns_element * _passes(real)
-    if plan.variant.startswith("rows"):
+    if plan.variant == "rows":
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
     tiles = _tiles(problem, plan, grid)
     each = tiles * chunks * c.dense_tile + (products * repeated + outputs) * element
@@ -212,6 +139,26 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     each = each * _passes(real) + tiles * tile
     multiplying = 2.0 * columns * depth * width / rate * device.multiprocessors
     return call + _shared(multiplying + each, problem, device, tiles, c)
+
+
+def _subpixel(
+    problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants
+) -> float:
+    form = plan.subpixel
+    assert form is not None
+    rows = problem.batch * (problem.l_in + form.before + form.after - form.taps + 1)
+    depth, width = problem.c_in * form.taps, problem.c_out * problem.stride
+    rate = (
+        c.subpixel_half_rate * device.fp16 / (2 * FITTED_PEAK) if form.half else c.subpixel_rate * _scale(real, device)
+    )
+    rate *= depth / (depth + c.subpixel_half_depth) * width / (width + c.subpixel_half_width)
+    cut = 2 if form.head or form.tail else 1
+    cold = _cold_bytes(problem, device) / problem.bytes
+    each = problem.batch * problem.c_in * problem.l_in * (c.subpixel_input + cold * c.subpixel_cold)
+    each += cut * rows * width * c.subpixel_result + depth * width * c.subpixel_weight
+    if not form.packed:
+        each += rows * depth * c.im2col_input + depth * width * c.im2col_weight
+    return c.subpixel_call + 2.0 * rows * depth * width / rate + each / device.multiprocessors
 
 
 def _toeplitz(

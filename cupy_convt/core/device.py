@@ -48,6 +48,8 @@ class DeviceSpec:
     three_tf32: bool = False
     #: Whether the CUDA compiler at hand takes the name of the architecture's own instructions, of sm_90: sm_90a.
     own_instructions: bool = True
+    #: Whether there is a library that compiles convolutions for such a CPU; with products of bfloat16 where fp16 > 0.
+    convolutions: bool = False
 
     @property
     def is_cpu(self) -> bool:

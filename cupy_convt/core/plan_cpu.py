@@ -16,6 +16,7 @@ from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, row_grid
+from cupy_convt.core.subpixel_cpu import SubpixelForm, kept_bytes, subpixel_bytes, subpixel_forms, subpixel_tile
 from cupy_convt.core.tiles_cpu import DENSE_TAPS, dense_tile, fit
 from cupy_convt.core.tiles_fft_cpu import fft_tiles
 from cupy_convt.core.transforms_cpu import FftForm, fft_forms
@@ -39,7 +40,7 @@ class CpuPlan:
 
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
     and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `form` that of short filters, `fft`
-    that of transforms; `narrow` products take bfloat16 operands as they are.
+    that of transforms, `subpixel` that of a sub-pixel convolution.
     Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
     Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
     """
@@ -53,7 +54,7 @@ class CpuPlan:
     block: int = 0
     form: Form | None = None
     fft: FftForm | None = None
-    narrow: bool = False
+    subpixel: SubpixelForm | None = None
     workspace_bytes: int = 0
     packing_key: tuple[object, ...] = ()
     packed_bytes: int = 0
@@ -132,27 +133,23 @@ def _direct(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
 
 def _dense(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Tiles of one product: its result stays in cache until it is added up."""
-    bfloat16 = problem.x_dtype == problem.weight_dtype == "bfloat16" and device.fp16 > 0
-    return [
-        _dense_plan(problem, device, limit, variant, most, narrow=narrow)
-        for narrow in (False, True)[: 1 + bfloat16]
-        for variant, most in (("columns", DENSE_CELLS), ("rows", DENSE_CELLS // 2))
-    ]
+    variants = ("columns", DENSE_CELLS), ("rows", DENSE_CELLS // 2)
+    return [_dense_plan(problem, device, limit, variant, most) for variant, most in variants]
 
 
-def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, most: int, *, narrow: bool) -> CpuPlan:
+def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, most: int) -> CpuPlan:
     real, grid = RealShape.of(problem), row_grid(problem)
     outputs = real.c_out // problem.c_out_group
     taps = min(DENSE_TAPS, max(grid.max_taps, 1))
     kernel = min(problem.kernel_size, taps * grid.tap_step)
-    packed = 0 if narrow else _converted_weight(problem, real)
+    packed = _converted_weight(problem, real)
     by_tiles = packed > limit // 2
     packed = 0 if by_tiles else packed
     share = max(limit - packed, 0) // (_workers(device) * real.item)
     batch_tile, channel_tile, row_tile = dense_tile(
         problem, variant, max(min(most, share // 3), kernel), _workers(device)
     )
-    if by_tiles or narrow:
+    if by_tiles:
         channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
     columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
     tile = columns * channel_tile * outputs * kernel
@@ -160,21 +157,43 @@ def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, 
         tile += columns * real.c_in
     if real.converted:
         tile += 3 * real.planes * batch_tile * row_tile * problem.stride * channel_tile * outputs
-    if by_tiles or narrow:
+    if by_tiles:
         tile += 2 * real.c_in * channel_tile * outputs * kernel
     return CpuPlan(
         "gemm",
-        f"{variant}_bf16" if narrow else variant,
+        variant,
         batch_tile,
         1,
         channel_tile,
         row_tile,
-        narrow=narrow,
         workspace_bytes=tile * real.item * _workers(device) + packed,
         packing_key=("real", *_packing(problem)) if packed else (),
         packed_bytes=packed,
-        notes=("bfloat16 products of OpenVINO: subnormal numbers count as zero",) if narrow else (),
     )
+
+
+def _subpixel(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
+    """Compiled convolutions, where there is a library for them; tiles only where the limit asks for them."""
+    plans = []
+    for form in subpixel_forms(problem, half=device.fp16 > 0) if device.convolutions else []:
+        packed = kept_bytes(problem, form)
+        items, inputs = subpixel_tile(problem, form, limit - packed)
+        plans.append(
+            CpuPlan(
+                "gemm",
+                form.name,
+                items,
+                1,
+                problem.c_out,
+                inputs,
+                subpixel=form,
+                workspace_bytes=packed + subpixel_bytes(problem, form, items, inputs),
+                packing_key=("subpixel", form, problem.activation) if packed else (),
+                packed_bytes=packed,
+                notes=form.notes,
+            )
+        )
+    return plans
 
 
 def _phases(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
@@ -281,5 +300,5 @@ def why_not(problem: Problem, method: str) -> str | None:
 def candidates(problem: Problem, device: DeviceSpec, workspace_limit: int) -> tuple[CpuPlan, ...]:
     """Every plan that can take the problem, of all methods."""
     problem = replace(problem, batch=max(problem.batch, 1))
-    makers = (_direct, _dense, _phases, _toeplitz, _fft)
+    makers = (_direct, _dense, _phases, _subpixel, _toeplitz, _fft)
     return tuple(plan for maker in makers for plan in maker(problem, device, workspace_limit))

@@ -11,15 +11,15 @@ from functools import lru_cache, partial
 import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.plan_cpu import CpuPlan, threads
+from cupy_convt.core.plan_cpu import CpuPlan, candidates, threads
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.engines import (
     Run,
-    cpu_bf16,
     cpu_dense,
     cpu_direct,
     cpu_fft,
     cpu_fft_pack,
+    cpu_openvino,
     cpu_phases,
     cpu_phases_pack,
     cpu_toeplitz,
@@ -32,8 +32,15 @@ from cupy_convt.engines.layout import Layout
 
 @lru_cache(maxsize=1)
 def _this_cpu() -> DeviceSpec:
-    preset = PRESETS["cpu"]
-    return replace(preset, multiprocessors=cores(), fp16=2 * preset.fp32 if cpu_bf16.available() else 0.0)
+    preset, library = PRESETS["cpu"], cpu_openvino.available()
+    half = 2 * preset.fp32 if library and cpu_openvino.bfloat16() else 0.0
+    return replace(preset, multiprocessors=cores(), fp16=half, convolutions=library)
+
+
+def _by_blas(problem: Problem, plan: CpuPlan, device: DeviceSpec) -> CpuPlan:
+    """A plan for what a library cannot do for the plan that asks for it, within the same memory."""
+    plans = candidates(problem, device, plan.workspace_bytes)
+    return next(other for other in plans if other.variant == "columns")
 
 
 class CpuEngine:
@@ -80,6 +87,8 @@ class CpuEngine:
         """What the plan wants of the weight; good for any x, and any plan with the same packing_key."""
         if not plan.packing_key:
             return weight  # as it lies in memory; converted a tile at a time where it has to be
+        if plan.subpixel:
+            return cpu_openvino.Convolution(problem, plan.subpixel, weight)
         real = real_weight(problem, weight)
         if plan.method == "fft":
             return cpu_fft_pack.pack(problem, plan, real)
@@ -128,9 +137,15 @@ class CpuEngine:
         if out.size == 0:
             return
         if packed is None and plan.form and cpu_phases_pack.by_tiles(problem, plan):
-            operand: object = real_weight(problem, weight)
-        else:
-            operand = self.pack(problem, plan, weight) if packed is None else packed
+            packed = real_weight(problem, weight)
+        operand = self.pack(problem, plan, weight) if packed is None else packed
+        if plan.subpixel:
+            assert isinstance(operand, (np.ndarray, cpu_openvino.Convolution))
+            if cpu_openvino.can_run(operand):
+                cpu_openvino.run(problem, plan, x, operand, bias, out)
+                return
+            plan = _by_blas(problem, plan, self.device())
+            operand = self.pack(problem, plan, weight)
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
         parallel = threads(problem, cores()) > 1

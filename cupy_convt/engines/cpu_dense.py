@@ -25,7 +25,6 @@ from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
-from cupy_convt.engines import cpu_bf16
 from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
@@ -113,8 +112,6 @@ def _products(
     pieces: Pieces, plan: CpuPlan, weight: Array, tile: DenseTile, taps: slice, inputs: slice, scratch: Scratch
 ) -> Array:
     """P as (n, co, j, i), whatever its order in memory."""
-    if plan.narrow:
-        return _narrow_products(pieces, plan, weight, tile, taps, inputs, scratch)
     real, group = pieces.real, tile.group
     scale = real.c_out // pieces.problem.c_out_group
     c_out, kernel = tile.channels.stop - tile.channels.start, taps.stop - taps.start
@@ -143,38 +140,6 @@ def _products(
     out = scratch.get("products", (c_out * scale * kernel, items * length), pieces.dtype)
     np.matmul(matrix.T, x, out=out)
     return out.reshape(c_out * scale, kernel, items, length).transpose(2, 0, 1, 3)
-
-
-def _narrow_products(
-    pieces: Pieces, plan: CpuPlan, weight: Array, tile: DenseTile, taps: slice, inputs: slice, scratch: Scratch
-) -> Array:
-    """P as (n, co, j, i) from the bits of bfloat16 operands, which the library wants contiguous."""
-    c_in, items = pieces.real.c_in, tile.items.stop - tile.items.start
-    channels = slice(tile.group * c_in, (tile.group + 1) * c_in)
-    matrix = weight.view(np.uint16)[channels, tile.channels, taps]  # NumPy copies bfloat16 number by number
-    outputs, kernel = matrix.shape[1:]
-    matrix = _together(scratch, "weight", (tile.group, tile.channels.start, taps.start), matrix)
-    matrix = matrix.reshape(c_in, outputs * kernel)
-    x = pieces.x.view(np.uint16)[tile.items, channels, inputs].transpose(1, 0, 2)
-    length = x.shape[-1]
-    x = _together(scratch, "columns", (tile.items.start, tile.group, inputs.start), x).reshape(c_in, items * length)
-    if plan.variant.startswith("rows"):
-        out = scratch.get("products", (items * length, outputs * kernel), pieces.dtype)
-        cpu_bf16.multiply(x, matrix, out)
-        return out.reshape(items, length, outputs, kernel).transpose(0, 2, 3, 1)
-    out = scratch.get("products", (outputs * kernel, items * length), pieces.dtype)
-    cpu_bf16.multiply(matrix, x, out)
-    return out.reshape(outputs, kernel, items, length).transpose(2, 0, 1, 3)
-
-
-def _together(scratch: Scratch, name: str, place: tuple[int, ...], part: Array) -> Array:
-    """A contiguous array of the same numbers, made once for each place."""
-    if part.flags.c_contiguous:
-        return part
-    home = scratch.get(name, part.shape, part.dtype)
-    if not scratch.holds(name, (*place, part.shape)):
-        np.copyto(home, part)
-    return home
 
 
 def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:

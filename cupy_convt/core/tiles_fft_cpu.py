@@ -52,14 +52,15 @@ def _bytes(
     # some filters at a time, with their zeros, and their spectra
     at_once = min(form.filters_at_once(phases, real.item), filters)
     laid_out = at_once * phases * form.filter_samples
-    packing = laid_out + at_once * phases * 2 * form.tap_windows * form.bins
+    transformed = at_once * phases * 2 * form.tap_windows * form.bins
+    packing = laid_out + transformed
     tables = 4 * form.bins if form.split else 0
     signals = real.planes * batch * groups
     inputs = signals * real.c_in * (windows if form.kind == "blocks" else 1)
     results = signals * channels * outputs * windows * phases
     sums = 2 if 1 < real.c_in < MATRIX_CHANNELS else 1
-    # windows, where packing has left its own; spectra and a second order of those; sums, products and results
-    tile = max(inputs * form.length, laid_out) + inputs * 4 * form.bins
+    # windows and spectra, where packing has left its own; a second order of those; sums, products and results
+    tile = max(inputs * form.length, laid_out) + max(inputs * 2 * form.bins, transformed) + inputs * 2 * form.bins
     tile += results * (form.length + 2 * sums * form.bins)
     if real.converted:
         tile += signals * (real.c_in * form.length + 2 * channels * outputs * form.hop * windows * problem.stride)

@@ -5,8 +5,8 @@ Every phase r is a plain convolution of x with its own taps h_r, so with X the t
 
     y[q s + r] = inverse(X H_r)[q]
 
-The s products are kept side by side, (bins, s), and inverted along the bins' axis: the result (q, s) is the block of y
-in order, interleaved by the transform's own stride; the zero-stuffed signal never exists. Windows are of x, or of the
+The s products are inverted as one array (bins, s) along the bins' axis: the result (q, s) is the block of y in order,
+interleaved by the transform's own stride; the zero-stuffed signal never exists. Windows are of x, or of the
 taps where those are the longer ones, and overlap by as many samples as the circular convolution spoils
 (core/transforms_cpu.py). Several input channels are added up bin by bin, as a product of matrices when there are many.
 
@@ -34,8 +34,6 @@ from cupy_convt.engines.cpu_transforms import forward, inverse
 
 #: Samples of a lone transform from which SciPy's own threads share it.
 PARALLEL_SAMPLES = 1 << 18
-#: Phases between these are multiplied one after the other: a loop over so few at a time would be all overhead.
-FEW_PHASES = range(2, 6)
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,9 @@ class _Call:
         transformed = self._forward(tile, scratch)
         if self.many:
             items, groups, c_in, windows, bins = transformed.shape
-            transformed = np.ascontiguousarray(transformed.transpose(1, 4, 0, 3, 2))
-            transformed = transformed.reshape(groups, bins, items * windows, c_in)
+            turned = scratch.get("turned", (groups, bins, items, windows, c_in), transformed.dtype)
+            np.copyto(turned, transformed.transpose(1, 4, 0, 3, 2))
+            transformed = turned.reshape(groups, bins, items * windows, c_in)
         self.kept[id(scratch)] = key, transformed
         return transformed
 
@@ -138,28 +137,44 @@ class _Call:
             windows = tile.windows.stop - tile.windows.start
             start = tile.rows.start - self.grid.lookback
             stop = start + (windows - 1) * form.hop + form.length
-        samples = (windows - 1) * form.hop + form.length
-        slab = scratch.get("slab", (items, groups * real.c_in, samples), pieces.dtype)
-        pieces.fill_inputs(slab[..., : stop - start], tile.items, channels, start)
-        slab[..., stop - start :] = 0
-        n, c, i = slab.strides
-        view = np.lib.stride_tricks.as_strided(
-            slab, (items, groups, real.c_in, windows, form.length), (n, c * real.c_in, c, i * form.hop, i)
-        )
-        return forward(view, form, axis=-1, workers=self.workers)
+        shape = items, groups, real.c_in, windows, form.length
+        view = self._windows(tile.items, channels, start, stop, shape, scratch)
+        spectra = scratch.get("spectra", (*shape[:-1], form.bins), self.spectra.dtype)
+        return forward(view, form, -1, spectra, self.workers)
+
+    def _windows(
+        self, items: slice, channels: slice, start: int, stop: int, shape: tuple[int, ...], scratch: Scratch
+    ) -> Array:
+        """Windows (n, g, ci, windows, samples) of x: views of x where it holds them all, else of a copy."""
+        pieces, hop = self.pieces, self.form.hop
+        samples = (shape[-2] - 1) * hop + shape[-1]
+        offset, x = 0, pieces.x
+        if pieces.plain_x and x.flags.c_contiguous and start >= 0 and start + samples <= min(stop, x.shape[-1]):
+            n, c, i = x.strides
+            offset = items.start * n + channels.start * c + start * i
+        else:
+            x = scratch.get("slab", (shape[0], shape[1] * shape[2], samples), pieces.dtype)
+            pieces.fill_inputs(x[..., : stop - start], items, channels, start)
+            x[..., stop - start :] = 0
+            n, c, i = x.strides
+        strides = n, c * shape[2], c, i * hop, i
+        return np.ndarray(shape, x.dtype, x.data, offset, strides)
 
     def _few_channels(self, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
-        """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, bins, phases)."""
+        """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, phases, bins)."""
         items = inputs.shape[0]
-        groups, c_in, c_out, taps, bins, phases = spectra.shape
-        shape = (items, groups, c_out, max(taps, inputs.shape[3]), bins, phases)
+        groups, c_in, c_out, taps, phases, bins = spectra.shape
+        shape = (items, groups, c_out, max(taps, inputs.shape[3]), phases, bins)
         total = scratch.get("sums", shape, spectra.dtype)
-        _multiply(inputs[:, :, 0], spectra[:, 0], total)
+        # each of them one window or all
+        by_channel = inputs[:, :, :, None, :, None]
+        np.multiply(by_channel[:, :, 0], spectra[:, 0], out=total)
         for ci in range(1, c_in):
             product = scratch.get("product", shape, spectra.dtype)
-            _multiply(inputs[:, :, ci], spectra[:, ci], product)
+            np.multiply(by_channel[:, :, ci], spectra[:, ci], out=product)
             total += product
-        return inverse(total, self.form, axis=-2, workers=self.workers)
+        rows = scratch.get("rows", (*shape[:-2], self.form.length, phases), self.pieces.dtype)
+        return inverse(total.swapaxes(-1, -2), self.form, -2, rows, self.workers)
 
     def _many_channels(self, inputs: Array, spectra: Array, items: int, scratch: Scratch) -> Array:
         """The same from spectra (g, bins, ci, windows, co, phases): a product of matrices in every bin."""
@@ -174,7 +189,8 @@ class _Call:
                 np.matmul(
                     inputs, spectra[:, :, :, index].reshape(groups, bins, c_in, -1), out=by_window[:, :, :, index]
                 )
-        rows = inverse(total, self.form, axis=-3, workers=self.workers)
+        rows = scratch.get("rows", (groups, self.form.length, *total.shape[2:]), self.pieces.dtype)
+        inverse(total, self.form, -3, rows, self.workers)
         shape = groups, self.form.length, items, columns * taps // items, c_out, phases
         return rows.reshape(shape).transpose(2, 0, 4, 3, 1, 5)
 
@@ -195,13 +211,8 @@ class _Call:
         whole = range(0)
         if len(self.residues) == stride and first >= 0:
             whole = range(min(piece.shape[-1] // stride - first, windows * hop) // hop)
-            n, g, c, t = piece.strides
-            home = np.lib.stride_tricks.as_strided(
-                piece[..., first * stride :],
-                (*piece.shape[:3], len(whole), hop, stride),
-                (n, g, c, t * hop * stride, t * stride, t),
-            )
-            _put(rows[:, :, :, : len(whole)], bias, home)
+            home = piece[..., first * stride : (first + len(whole) * hop) * stride]
+            _put(rows[:, :, :, : len(whole)], bias, home.reshape(*piece.shape[:3], len(whole), hop, stride))
         for window in range(len(whole), windows):
             begin = first + window * hop
             skip = max(-begin, 0)
@@ -234,9 +245,8 @@ class _Call:
                 home = part[..., residue::stride]
                 np.copyto(home, rows[:, :, :, : home.shape[-1], index])
             return
-        n, g, c, t = part.strides
         whole, left = divmod(part.shape[-1], stride)
-        home = np.lib.stride_tricks.as_strided(part, (*part.shape[:3], whole, stride), (n, g, c, t * stride, t))
+        home = part[..., : whole * stride].reshape(*part.shape[:3], whole, stride)
         _put(rows[:, :, :, :whole], by_row, home)
         if left:
             _put(rows[:, :, :, whole : whole + 1, :left], by_row, part[..., None, whole * stride :])
@@ -247,13 +257,3 @@ def _put(rows: Array, bias: Array | None, home: Array) -> None:
         np.copyto(home, rows)
     else:
         np.add(rows, bias, out=home)
-
-
-def _multiply(inputs: Array, spectra: Array, out: Array) -> None:
-    """inputs (n, g, windows, bins) times spectra (g, co, windows, bins, phases), each one a window or all of them."""
-    phases = spectra.shape[-1]
-    if phases not in FEW_PHASES:
-        np.multiply(inputs[:, :, None, :, :, None], spectra, out=out)
-        return
-    for phase in range(phases):
-        np.multiply(inputs[:, :, None], spectra[..., phase], out=out[..., phase])

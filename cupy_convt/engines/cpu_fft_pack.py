@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Spectra of the weight as the FFT method reads them: the phases side by side, in windows where the form has them."""
+"""Spectra of the weight as the FFT method reads them: phase by phase, in windows where the form has them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def active_residues(problem: Problem) -> list[tuple[int, int, int, int]]:
 
 
 def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
-    """Spectra of the phases: (g, ci, co, windows, bins, phases), or (g, bins, ci, windows, co, phases) for many ci."""
+    """Spectra of the phases: (g, ci, co, windows, phases, bins), or (g, bins, ci, windows, co, phases) for many ci."""
     form = plan.fft
     assert form is not None
     real, grid = RealShape.of(problem), row_grid(problem)
@@ -37,28 +37,33 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
     residues = active_residues(problem)
     phases, windows = len(residues), form.tap_windows
     dtype = complex_of(weight.dtype)
-    if real.c_in >= MATRIX_CHANNELS:
+    many = real.c_in >= MATRIX_CHANNELS
+    if many:
         packed = np.empty((problem.groups, form.bins, real.c_in, windows, real.c_out, phases), dtype)
-        spectra = packed.transpose(0, 2, 4, 3, 1, 5)
+        spectra = packed.transpose(0, 2, 4, 3, 5, 1)
     else:
-        spectra = packed = np.empty((problem.groups, real.c_in, real.c_out, windows, form.bins, phases), dtype)
+        spectra = packed = np.empty((problem.groups, real.c_in, real.c_out, windows, phases, form.bins), dtype)
     # windows of taps begin `room - 1` before the first and one every `hop`
     before = max(form.room - 1, 0)
 
     def work(part: tuple[slice, slice, slice], scratch: Scratch) -> None:
         groups, ci, co = part
         filters = grouped[groups, ci, co]
-        taps = scratch.get("slab", (*filters.shape[:3], form.filter_samples, phases), weight.dtype)
+        taps = scratch.get("slab", (*filters.shape[:3], phases, form.filter_samples), weight.dtype)
         taps[...] = 0
         for index, (_, first_tap, count, lead) in enumerate(residues):
             delay = before + grid.lookahead - lead
             stop = delay + (count - 1) * grid.input_step + 1
-            taps[..., delay : stop : grid.input_step, index] = filters[..., first_tap :: grid.tap_step]
-        *outer, step, unit = taps.strides
+            taps[..., index, delay : stop : grid.input_step] = filters[..., first_tap :: grid.tap_step]
+        *outer, phase, step = taps.strides
         view = np.lib.stride_tricks.as_strided(
-            taps, (*taps.shape[:3], windows, form.length, phases), (*outer, form.hop * step, step, unit)
+            taps, (*taps.shape[:3], windows, phases, form.length), (*outer, form.hop * step, phase, step)
         )
-        spectra[groups, ci, co] = forward(view, form, axis=-2)
+        home = spectra[groups, ci, co]
+        if many:
+            home[...] = forward(view, form, -1, scratch.get("spectra", home.shape, dtype))
+        else:
+            forward(view, form, -1, home)
 
     parts = list(_filter_parts(problem.groups, real, form.filters_at_once(phases, real.item)))
     for_each(work, parts, parallel=len(parts) > 1 and packed.size > PARALLEL_BINS, products=False)

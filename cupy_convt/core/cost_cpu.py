@@ -18,7 +18,7 @@ from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, threads
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
-from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: Bytes that memory moves at once.
@@ -250,8 +250,8 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     if form.kind == "blocks":
         tiles *= ceil_div(form.windows, windows)
     point = c.fft_point * log2(form.length)
-    each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
-    each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
+    each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c, windows) * point
+    each += results * (_lanes(form, out_together, real, c, windows) * point + c.fft_output)
     each = each * form.length + (inputs + results) * c.fft_loop
     if phases < problem.stride:  # the rest is filled with zeros, and samples are stored one by one
         each += _outputs(problem, real) * (c.fft_fill + phases / problem.stride * c.fft_store * _apart(problem, real))
@@ -287,10 +287,17 @@ def _fft_packing(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: Real
     return _filter_points(problem, form, real) * point / min(device.multiprocessors, parts) * real.item / 4
 
 
-def _lanes(form: FftForm, signals: int, real: RealShape, c: Constants) -> float:
-    """Time of a transform in a group of so many over its share of a full vector register."""
+def _lanes(form: FftForm, signals: int, real: RealShape, c: Constants, windows: int = 0) -> float:
+    """Time of a transform in a group of so many over its share of a full vector register.
+
+    `windows`: as many signals are those of one signal's windows.
+    """
     if form.split:
         return c.fft_split
     lanes = VECTOR_BYTES // real.item
+    if signals == windows:
+        made = filled(form, windows, real.item, True)
+        alone = made % lanes
+        return (made - alone + alone * c.fft_alone) / max(signals, 1)
     alone = signals % lanes
     return (signals - alone + alone * c.fft_alone) / max(signals, 1)

@@ -25,7 +25,7 @@ import numpy as np
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
-from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import FftForm
 from cupy_convt.engines.cpu_arrays import Pieces
 from cupy_convt.engines.cpu_fft_pack import active_residues
@@ -105,7 +105,7 @@ class _Call:
             items = pieces.real.planes * (tile.items.stop - tile.items.start)
             rows = self._many_channels(inputs, self.spectra[tile.groups, :, :, taps, channels], items, scratch)
         else:
-            rows = self._few_channels(inputs, self.spectra[tile.groups, :, channels, taps], scratch)
+            rows = self._few_channels(tile, inputs, self.spectra[tile.groups, :, channels, taps], scratch)
         first = form.first + tile.windows.start * form.hop - tile.rows.start
         biased = self._store(piece, rows[:, :, :, :, form.drop : form.drop + form.hop], first, tile)
         self._clear_beyond(piece, tile, start, biased)
@@ -135,6 +135,7 @@ class _Call:
         windows, start, stop = 1, form.x_start, form.x_stop
         if form.kind == "blocks":
             windows = tile.windows.stop - tile.windows.start
+            windows = filled(form, windows, real.item, items * groups * real.c_in == 1)
             start = tile.rows.start - self.grid.lookback
             stop = start + (windows - 1) * form.hop + form.length
         shape = items, groups, real.c_in, windows, form.length
@@ -160,21 +161,25 @@ class _Call:
         strides = n, c * shape[2], c, i * hop, i
         return np.ndarray(shape, x.dtype, x.data, offset, strides)
 
-    def _few_channels(self, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
+    def _few_channels(self, tile: FftTile, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
         """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, phases, bins)."""
         items = inputs.shape[0]
-        groups, c_in, c_out, taps, phases, bins = spectra.shape
-        shape = (items, groups, c_out, max(taps, inputs.shape[3]), phases, bins)
-        total = scratch.get("sums", shape, spectra.dtype)
+        groups, c_in, c_out, _, phases, bins = spectra.shape
+        windows, alone = max(tile.windows.stop - tile.windows.start, 1), items * groups * c_out * phases == 1
+        transforms = filled(self.form, windows, self.pieces.real.item, alone)
+        shape = (items, groups, c_out, transforms, phases, bins)
+        sums = scratch.get("sums", shape, spectra.dtype)
+        total = sums[:, :, :, :windows]
+        sums[:, :, :, windows:] = 0
         # each of them one window or all
-        by_channel = inputs[:, :, :, None, :, None]
+        by_channel = inputs[:, :, :, None, :windows, None]
         np.multiply(by_channel[:, :, 0], spectra[:, 0], out=total)
         for ci in range(1, c_in):
-            product = scratch.get("product", shape, spectra.dtype)
+            product = scratch.get("product", total.shape, spectra.dtype)
             np.multiply(by_channel[:, :, ci], spectra[:, ci], out=product)
             total += product
         rows = scratch.get("rows", (*shape[:-2], self.form.length, phases), self.pieces.dtype)
-        return inverse(total.swapaxes(-1, -2), self.form, -2, rows, self.workers)
+        return inverse(sums.swapaxes(-1, -2), self.form, -2, rows, self.workers)[:, :, :, :windows]
 
     def _many_channels(self, inputs: Array, spectra: Array, items: int, scratch: Scratch) -> Array:
         """The same from spectra (g, bins, ci, windows, co, phases): a product of matrices in every bin."""

@@ -126,12 +126,13 @@ class CpuEngine:
         """
         if out.size == 0:
             return
-        operand = self.pack(problem, plan, weight) if packed is None else packed
+        by_tile = packed is None and plan.method == "fft" and cpu_fft_pack.packs_by_tile(problem, plan)
+        operand = weight if by_tile else self.pack(problem, plan, weight) if packed is None else packed
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
         parallel = threads(problem, cores()) > 1
         if plan.method == "fft":
-            cpu_fft.run(pieces, plan, operand, parallel=parallel)
+            cpu_fft.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.method == "direct":
             cpu_direct.run(pieces, plan, operand, parallel=parallel)
         elif plan.form:

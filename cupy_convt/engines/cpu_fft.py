@@ -28,9 +28,9 @@ from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import FftForm
 from cupy_convt.engines.cpu_arrays import Pieces
-from cupy_convt.engines.cpu_fft_pack import active_residues
+from cupy_convt.engines.cpu_fft_pack import active_residues, pack_tile
 from cupy_convt.engines.cpu_threads import Array, Scratch, cores, for_each
-from cupy_convt.engines.cpu_transforms import forward, inverse
+from cupy_convt.engines.cpu_transforms import complex_of, forward, inverse
 
 #: Samples of a lone transform from which SciPy's own threads share it.
 PARALLEL_SAMPLES = 1 << 18
@@ -65,11 +65,11 @@ def tiles(problem: Problem, plan: CpuPlan, grid: RowGrid) -> Iterator[FftTile]:
                     yield FftTile(items, groups, channels, slice(start, stop), slice(first, last))
 
 
-def run(pieces: Pieces, plan: CpuPlan, spectra: Array, *, parallel: bool) -> None:
-    """Compute every tile with the spectra that `pack` made."""
+def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
+    """Compute every tile with the spectra that `pack` made or, not `packed`, with its own of the weight."""
     form = plan.fft
     assert form is not None
-    call = _Call(pieces, form, spectra)
+    call = _Call(pieces, form, operand, packed)
     parts = list(tiles(pieces.problem, plan, call.grid))
     lone = len(parts) == 1 and form.length * len(call.residues) >= PARALLEL_SAMPLES
     call.workers = cores() if lone and parallel else 1
@@ -79,8 +79,10 @@ def run(pieces: Pieces, plan: CpuPlan, spectra: Array, *, parallel: bool) -> Non
 class _Call:
     """One call: what its tiles share."""
 
-    def __init__(self, pieces: Pieces, form: FftForm, spectra: Array) -> None:
-        self.pieces, self.form, self.spectra = pieces, form, spectra
+    def __init__(self, pieces: Pieces, form: FftForm, operand: Array, packed: bool) -> None:
+        self.pieces, self.form, self.packed = pieces, form, packed
+        shape = pieces.problem.groups, pieces.real.c_in, pieces.real.c_out, pieces.problem.kernel_size
+        self.operand = operand if packed else operand.reshape(shape)
         self.grid = row_grid(pieces.problem)
         self.residues = [residue for residue, *_ in active_residues(pieces.problem)]
         self.many = pieces.real.c_in >= MATRIX_CHANNELS
@@ -103,9 +105,11 @@ class _Call:
         inputs = self._inputs(tile, scratch)
         if self.many:
             items = pieces.real.planes * (tile.items.stop - tile.items.start)
-            rows = self._many_channels(inputs, self.spectra[tile.groups, :, :, taps, channels], items, scratch)
+            rows = self._many_channels(inputs, self.operand[tile.groups, :, :, taps, channels], items, scratch)
         else:
-            rows = self._few_channels(tile, inputs, self.spectra[tile.groups, :, channels, taps], scratch)
+            filters = self.operand[tile.groups, :, channels]
+            spectra = filters[:, :, :, taps] if self.packed else pack_tile(problem, form, filters, taps, scratch)
+            rows = self._few_channels(tile, inputs, spectra, scratch)
         first = form.first + tile.windows.start * form.hop - tile.rows.start
         biased = self._store(piece, rows[:, :, :, :, form.drop : form.drop + form.hop], first, tile)
         self._clear_beyond(piece, tile, start, biased)
@@ -140,7 +144,7 @@ class _Call:
             stop = start + (windows - 1) * form.hop + form.length
         shape = items, groups, real.c_in, windows, form.length
         view = self._windows(tile.items, channels, start, stop, shape, scratch)
-        spectra = scratch.get("spectra", (*shape[:-1], form.bins), self.spectra.dtype)
+        spectra = scratch.get("spectra", (*shape[:-1], form.bins), complex_of(pieces.dtype))
         return forward(view, form, -1, spectra, self.workers)
 
     def _windows(

@@ -4,6 +4,8 @@
 All calls of a row take turns, so that what else the machine does meets each of them alike. A turn is a pause, a run
 that is not counted, and runs for TURN_SECONDS. The pause lets the threads of the call before go to sleep (OpenMP's and
 OpenBLAS's spin on the cores for milliseconds after their work is done), the uncounted run wakes the caller's own.
+Every second round goes backwards: on a virtual machine a call on two cores is up to a quarter slower after the turn of
+one that left a core idle, so nobody may always come after the same one.
 Rounds go on until `seconds` have passed and `rounds` have been made, but not beyond `patience` seconds; a call slower
 than a quarter of that is timed by its first run alone. Where only the fastest calls matter, the others may drop out
 after SCREENING rounds, which leaves more of them for those between which it is close.
@@ -74,7 +76,7 @@ def interleaved(
     quick = {name: call for name, call in calls.items() if first[name] < patience / 4}
     began, done = time.perf_counter(), 0
     while quick and (done < rounds or time.perf_counter() - began < seconds):
-        for name, call in quick.items():
+        for name, call in list(quick.items())[:: -1 if done % 2 else 1]:
             samples[name] += _turn(call)
         done += 1
         if contenders is not None and done >= SCREENING:

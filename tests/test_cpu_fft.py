@@ -13,10 +13,11 @@ import scipy.signal
 import cupy_convt as ct
 from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
+from cupy_convt.core.tiles_fft_cpu import filled
 from cupy_convt.core.transforms_cpu import FftForm, split_of
 from cupy_convt.engines import cpu_threads
 from cupy_convt.engines.cpu import CpuEngine
-from cupy_convt.engines.cpu_transforms import forward, inverse
+from cupy_convt.engines.cpu_transforms import _in_place, _public, complex_of, forward, inverse
 from tests.cases import GEOMETRIES, PAIRS, expected, operands, pair_id, tolerance
 from tests.cases import problem as geometry
 from tests.test_methods import values
@@ -91,6 +92,7 @@ def test_every_form_agrees(name: str, dtype: str) -> None:
     want = wanted(problem, *operands)
     for plan in fft_plans(problem):
         check(problem, plan, run(problem, plan, *operands), want)
+        check(problem, plan, run(problem, plan, *operands, ENGINE.pack(problem, plan, operands[1])), want)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -153,15 +155,35 @@ def test_two_steps_are_the_transform_in_another_order(length: int, axis: int, dt
     shape = [2, 2, 2]
     shape[axis] = length
     x = np.random.default_rng(2).standard_normal(shape).astype(dtype)
-    spectra = forward(x, form, axis)
-    assert spectra.shape[axis] == form.bins
+    shape[axis] = form.bins
+    spectra = forward(x, form, axis, np.empty(shape, complex_of(dtype)))
     rows = form.split
     k = (np.arange(rows // 2 + 1)[:, None] + rows * np.arange(length // rows)).ravel()
     want = np.take(np.fft.fft(x.astype(np.float64), axis=axis), k % length, axis=axis)
     eps = np.finfo(dtype).eps
     assert np.abs(spectra - want).max() < 20 * eps * np.sqrt(length)
-    back = inverse(np.ascontiguousarray(spectra), form, axis)
+    back = inverse(spectra, form, axis, np.empty_like(x))
     assert np.abs(back - x).max() < 40 * eps
+
+
+@pytest.mark.parametrize("functions", [_public, _in_place])
+def test_real_transforms_write_where_they_are_told(functions: Any) -> None:
+    forward_of, inverse_of = functions()
+    x = np.random.default_rng(4).standard_normal((2, 3, 48)).astype(np.float32)
+    home, back = np.full((2, 25, 6), np.nan, np.complex64), np.empty((2, 48, 3), np.float32)
+    spectra = home[:, :, ::2].swapaxes(1, 2)
+    forward_of(x, 2, spectra, 1)
+    np.testing.assert_allclose(spectra, np.fft.rfft(x), atol=1e-5)
+    assert np.isnan(home[:, :, 1::2]).all()
+    inverse_of(spectra.swapaxes(1, 2), 1, back, 1)
+    np.testing.assert_allclose(back, x.swapaxes(1, 2), atol=1e-6)
+
+
+def test_lone_signals_fill_their_registers() -> None:
+    form = FftForm("blocks", 4096, 0, 0, 100, 3996, 7)
+    assert [filled(form, count, 4, True) for count in range(1, 8)] == [1, 4, 4, 4, 5, 8, 8]
+    assert [filled(form, count, 8, True) for count in range(1, 5)] == [1, 2, 3, 4]
+    assert filled(form, 7, 4, False) == filled(replace(form, split=64), 7, 4, True) == 7
 
 
 def traced(problem: Problem, plan: CpuPlan) -> int:

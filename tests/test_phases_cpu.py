@@ -190,6 +190,6 @@ def test_sums_of_x_are_made_once_for_the_channels_of_a_tile(monkeypatch: pytest.
     packed = CpuEngine().pack(problem, plan, weight)
     out = np.empty(problem.out_shape, np.float32)
     pieces = Pieces(problem, x, bias, out)
-    cpu_phases.run(pieces, plan, np.asarray(packed), parallel=False)
+    cpu_phases.run(pieces, plan, np.asarray(packed), packed=True, parallel=False)
     assert len(filled) == 1
     np.testing.assert_allclose(out, reference(problem, x, weight, bias), atol=1e-4)

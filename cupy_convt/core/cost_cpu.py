@@ -16,7 +16,7 @@ from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, threads
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS
-from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: Bytes that memory moves at once.
@@ -122,17 +122,12 @@ def _phases(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape
     cuts = ceil_div(problem.c_out_group, plan.channel_tile)
     times = ceil_div(stop - first, plan.row_tile) * ceil_div(problem.batch, plan.batch_tile)
     tiles = times * problem.groups * cuts
-    call, tile, rate, half_depth, half_width, an_operand, an_input, a_result = (
-        (
-            *(c.phases_call, c.phases_tile, c.phases_rate, c.phases_half_depth, c.phases_half_width),
-            *(c.phases_operand, c.phases_input, c.phases_result),
-        )
-        if form.points == 1
-        else (
-            *(c.winograd_call, c.winograd_tile, c.winograd_rate, c.winograd_half_depth, c.winograd_half_width),
-            *(c.winograd_operand, c.winograd_input, c.winograd_result),
-        )
-    )
+    plain = form.points == 1
+    call, tile = (c.phases_call, c.phases_tile) if plain else (c.winograd_call, c.winograd_tile)
+    rate, an_operand = (c.phases_rate, c.phases_operand) if plain else (c.winograd_rate, c.winograd_operand)
+    half_depth = c.phases_half_depth if plain else c.winograd_half_depth
+    half_width = c.phases_half_width if plain else c.winograd_half_width
+    an_input, a_result = (c.phases_input, c.phases_result) if plain else (c.winograd_input, c.winograd_result)
     rate *= _scale(real, device) * depth / (depth + half_depth) * width / (width + half_width)
     copied = times * problem.groups * form.points * depth * width + cuts * columns * depth
     each = columns * (min(cuts, device.multiprocessors) * depth * an_input + width * a_result) + copied * an_operand
@@ -191,15 +186,15 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
     # signals of a tile that are transformed together, and how often a thread meets the same part of x again
     in_tile = real.planes * plan.batch_tile * plan.group_tile
     windows = max(1, min(plan.row_tile // form.hop, form.windows))
-    together = in_tile * real.c_in * (windows if form.kind == "blocks" else 1)
-    out_together = in_tile * plan.channel_tile * outputs * windows * phases
+    out_lanes = _lanes_of_tiles(form, in_tile * plan.channel_tile * outputs * phases, form.windows, windows, real, c)
+    in_lanes = _lanes_of_tiles(form, in_tile * real.c_in, x_windows, min(windows, max(x_windows, 1)), real, c)
     cuts = ceil_div(problem.c_out_group, plan.channel_tile) * (1 if form.kind == "blocks" else form.windows // windows)
     tiles = cuts * ceil_div(problem.groups, plan.group_tile) * ceil_div(problem.batch, plan.batch_tile)
     if form.kind == "blocks":
         tiles *= ceil_div(form.windows, windows)
     point = c.fft_point * log2(form.length)
-    each = inputs * min(max(cuts, 1), device.multiprocessors) * _lanes(form, together, real, c) * point
-    each += results * (_lanes(form, out_together, real, c) * point + c.fft_output)
+    each = inputs * min(max(cuts, 1), device.multiprocessors) * in_lanes * point
+    each += results * (out_lanes * point + c.fft_output)
     each = each * form.length + (inputs + results) * c.fft_loop
     if phases < problem.stride:  # the rest is filled with zeros, and samples are stored one by one
         each += _outputs(problem, real) * (c.fft_fill + phases / problem.stride * c.fft_store * _apart(problem, real))
@@ -212,9 +207,8 @@ def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, g
         total += 4.0 * results * form.length * real.c_in / rate
         each += inputs * form.length * c.fft_turn
         # products of few rows read the spectra at the speed of memory
-        total += (
-            2.0 * _filter_points(problem, form, real) * real.item / device.bandwidth * max(1, tiles // max(cuts, 1))
-        )
+        spectra = 2.0 * _filter_points(problem, form, real) * real.item
+        total += spectra / device.bandwidth * max(1, tiles // max(cuts, 1))
     each *= real.item / 4
     if real.converted:
         each += _outputs(problem, real) * c.fft_convert
@@ -233,6 +227,15 @@ def _fft_packing(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: Real
     point = _lanes(form, at_once * phases * form.tap_windows, real, c) * c.fft_point * log2(form.length) + c.fft_pack
     parts = ceil_div(problem.groups * real.c_in * real.c_out, at_once)
     return _filter_points(problem, form, real) * point / min(device.multiprocessors, parts) * real.item / 4
+
+
+def _lanes_of_tiles(form: FftForm, signals: int, windows: int, in_tile: int, real: RealShape, c: Constants) -> float:
+    """`_lanes` of the windows of some signals, in tiles of which the last one may be smaller."""
+    times = 0.0
+    for count, often in ((in_tile, windows // in_tile), (windows % in_tile, 1)):
+        made = filled(form, count, real.item, signals == 1)
+        times += often * made * _lanes(form, signals * made, real, c)
+    return times / max(windows, 1)
 
 
 def _lanes(form: FftForm, signals: int, real: RealShape, c: Constants) -> float:

@@ -41,6 +41,16 @@ def fft_tiles(problem: Problem, real: RealShape, form: FftForm, workers: int, li
         cells //= 2
 
 
+def filled(form: FftForm, windows: int, item: int, alone: bool) -> int:
+    """Transforms made for so many windows: those of a lone signal are filled up with zeros to whole registers.
+
+    Not for a single one that is left: it costs about as much by itself as four do together.
+    """
+    lanes = VECTOR_BYTES // item
+    left = windows % lanes
+    return windows + lanes - left if left > 1 and alone and not form.split else windows
+
+
 def _bytes(
     problem: Problem, real: RealShape, form: FftForm, workers: int, sizes: tuple[int, int, int, int]
 ) -> tuple[int, int]:
@@ -52,14 +62,17 @@ def _bytes(
     # some filters at a time, with their zeros, and their spectra
     at_once = min(form.filters_at_once(phases, real.item), filters)
     laid_out = at_once * phases * form.filter_samples
-    packing = laid_out + at_once * phases * 2 * form.tap_windows * form.bins
+    transformed = at_once * phases * 2 * form.tap_windows * form.bins
+    packing = laid_out + transformed
     tables = 4 * form.bins if form.split else 0
     signals = real.planes * batch * groups
-    inputs = signals * real.c_in * (windows if form.kind == "blocks" else 1)
+    windows_of_x = filled(form, windows, real.item, signals * real.c_in == 1) if form.kind == "blocks" else 1
+    inputs = signals * real.c_in * windows_of_x
+    windows = filled(form, windows, real.item, signals * channels * outputs * phases == 1)
     results = signals * channels * outputs * windows * phases
     sums = 2 if 1 < real.c_in < MATRIX_CHANNELS else 1
-    # windows, where packing has left its own; spectra and a second order of those; sums, products and results
-    tile = max(inputs * form.length, laid_out) + inputs * 4 * form.bins
+    # windows and spectra, where packing has left its own; a second order of those; sums, products and results
+    tile = max(inputs * form.length, laid_out) + max(inputs * 2 * form.bins, transformed) + inputs * 2 * form.bins
     tile += results * (form.length + 2 * sums * form.bins)
     if real.converted:
         tile += signals * (real.c_in * form.length + 2 * channels * outputs * form.hop * windows * problem.stride)
@@ -95,6 +108,7 @@ def _even(extent: int, most: int, lanes: int, others: int, workers: int) -> int:
     """The size, at most `most`, of tiles that keep the workers busy for the shortest time, in multiples of `lanes`.
 
     A call of a transform for a tile costs about as much as half a lane of it; `others` is how often the tiles come.
+    The first tile is the caller's own, who begins while the others are being woken: it may be the larger one.
     """
 
     def time(size: int) -> float:
@@ -102,5 +116,5 @@ def _even(extent: int, most: int, lanes: int, others: int, workers: int) -> int:
         return rounds * (ceil_div(size, lanes) * lanes + 0.5 * lanes)
 
     multiples = range(most // lanes * lanes, most // 8, -lanes)
-    best: int = min((most, *multiples, *range(min(most, lanes), 0, -1)), key=time)
+    best: int = min((*multiples, most, *range(min(most, lanes), 0, -1)), key=time)
     return best

@@ -43,6 +43,13 @@ def _by_blas(problem: Problem, plan: CpuPlan, device: DeviceSpec) -> CpuPlan:
     return next(other for other in plans if other.variant == "columns")
 
 
+def _packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
+    """Whether tiles pack a weight that is not kept themselves, each what no other one needs."""
+    if plan.method == "fft":
+        return cpu_fft_pack.packs_by_tile(problem, plan)
+    return plan.form is not None and cpu_phases_pack.packs_by_tile(problem, plan)
+
+
 class CpuEngine:
     """Runs CpuPlans on NumPy arrays."""
 
@@ -136,9 +143,10 @@ class CpuEngine:
         """
         if out.size == 0:
             return
-        if packed is None and plan.form and cpu_phases_pack.by_tiles(problem, plan):
-            packed = real_weight(problem, weight)
-        operand = self.pack(problem, plan, weight) if packed is None else packed
+        by_tile = packed is None and _packs_by_tile(problem, plan)
+        operand = real_weight(problem, weight) if by_tile else packed
+        if operand is None:
+            operand = self.pack(problem, plan, weight)
         if plan.subpixel:
             assert isinstance(operand, (np.ndarray, cpu_openvino.Convolution))
             if cpu_openvino.can_run(operand):
@@ -150,11 +158,11 @@ class CpuEngine:
         pieces = Pieces(problem, x, bias, out)
         parallel = threads(problem, cores()) > 1
         if plan.method == "fft":
-            cpu_fft.run(pieces, plan, operand, parallel=parallel)
+            cpu_fft.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.method == "direct":
             cpu_direct.run(pieces, plan, operand, parallel=parallel)
         elif plan.form:
-            cpu_phases.run(pieces, plan, operand, parallel=parallel)
+            cpu_phases.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.block:
             cpu_toeplitz.run(pieces, plan, operand, parallel=parallel)
         else:

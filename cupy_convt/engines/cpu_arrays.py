@@ -73,6 +73,9 @@ class Pieces:
         """The bias (planes of n, g, c); adding zero turns a negative zero into the positive one sums start from."""
         grouped = bias.reshape(1, self.problem.groups, -1)
         planes: Array
+        if grouped.dtype == self.dtype:
+            planes = grouped + self.dtype.type(0)
+            return planes
         if self.real.planes == 2:
             planes = np.concatenate([grouped.real, grouped.imag])
         elif self.complex_weight:

@@ -5,8 +5,8 @@ Every phase r is a plain convolution of x with its own taps h_r, so with X the t
 
     y[q s + r] = inverse(X H_r)[q]
 
-The s products are kept side by side, (bins, s), and inverted along the bins' axis: the result (q, s) is the block of y
-in order, interleaved by the transform's own stride; the zero-stuffed signal never exists. Windows are of x, or of the
+The s products are inverted as one array (bins, s) along the bins' axis: the result (q, s) is the block of y in order,
+interleaved by the transform's own stride; the zero-stuffed signal never exists. Windows are of x, or of the
 taps where those are the longer ones, and overlap by as many samples as the circular convolution spoils
 (core/transforms_cpu.py). Several input channels are added up bin by bin, as a product of matrices when there are many.
 
@@ -25,17 +25,15 @@ import numpy as np
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
-from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS
+from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import FftForm
 from cupy_convt.engines.cpu_arrays import Pieces
-from cupy_convt.engines.cpu_fft_pack import active_residues
+from cupy_convt.engines.cpu_fft_pack import active_residues, pack_tile
 from cupy_convt.engines.cpu_threads import Array, Scratch, cores, for_each
-from cupy_convt.engines.cpu_transforms import forward, inverse
+from cupy_convt.engines.cpu_transforms import complex_of, forward, inverse
 
 #: Samples of a lone transform from which SciPy's own threads share it.
 PARALLEL_SAMPLES = 1 << 18
-#: Phases between these are multiplied one after the other: a loop over so few at a time would be all overhead.
-FEW_PHASES = range(2, 6)
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,11 @@ def tiles(problem: Problem, plan: CpuPlan, grid: RowGrid) -> Iterator[FftTile]:
                     yield FftTile(items, groups, channels, slice(start, stop), slice(first, last))
 
 
-def run(pieces: Pieces, plan: CpuPlan, spectra: Array, *, parallel: bool) -> None:
-    """Compute every tile with the spectra that `pack` made."""
+def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
+    """Compute every tile with the spectra that `pack` made or, not `packed`, with its own of the weight."""
     form = plan.fft
     assert form is not None
-    call = _Call(pieces, form, spectra)
+    call = _Call(pieces, form, operand, packed)
     parts = list(tiles(pieces.problem, plan, call.grid))
     lone = len(parts) == 1 and form.length * len(call.residues) >= PARALLEL_SAMPLES
     call.workers = cores() if lone and parallel else 1
@@ -81,8 +79,10 @@ def run(pieces: Pieces, plan: CpuPlan, spectra: Array, *, parallel: bool) -> Non
 class _Call:
     """One call: what its tiles share."""
 
-    def __init__(self, pieces: Pieces, form: FftForm, spectra: Array) -> None:
-        self.pieces, self.form, self.spectra = pieces, form, spectra
+    def __init__(self, pieces: Pieces, form: FftForm, operand: Array, packed: bool) -> None:
+        self.pieces, self.form, self.packed = pieces, form, packed
+        shape = pieces.problem.groups, pieces.real.c_in, pieces.real.c_out, pieces.problem.kernel_size
+        self.operand = operand if packed else operand.reshape(shape)
         self.grid = row_grid(pieces.problem)
         self.residues = [residue for residue, *_ in active_residues(pieces.problem)]
         self.many = pieces.real.c_in >= MATRIX_CHANNELS
@@ -105,9 +105,11 @@ class _Call:
         inputs = self._inputs(tile, scratch)
         if self.many:
             items = pieces.real.planes * (tile.items.stop - tile.items.start)
-            rows = self._many_channels(inputs, self.spectra[tile.groups, :, :, taps, channels], items, scratch)
+            rows = self._many_channels(inputs, self.operand[tile.groups, :, :, taps, channels], items, scratch)
         else:
-            rows = self._few_channels(inputs, self.spectra[tile.groups, :, channels, taps], scratch)
+            filters = self.operand[tile.groups, :, channels]
+            spectra = filters[:, :, :, taps] if self.packed else pack_tile(problem, form, filters, taps, scratch)
+            rows = self._few_channels(tile, inputs, spectra, scratch)
         first = form.first + tile.windows.start * form.hop - tile.rows.start
         biased = self._store(piece, rows[:, :, :, :, form.drop : form.drop + form.hop], first, tile)
         self._clear_beyond(piece, tile, start, biased)
@@ -123,8 +125,9 @@ class _Call:
         transformed = self._forward(tile, scratch)
         if self.many:
             items, groups, c_in, windows, bins = transformed.shape
-            transformed = np.ascontiguousarray(transformed.transpose(1, 4, 0, 3, 2))
-            transformed = transformed.reshape(groups, bins, items * windows, c_in)
+            turned = scratch.get("turned", (groups, bins, items, windows, c_in), transformed.dtype)
+            np.copyto(turned, transformed.transpose(1, 4, 0, 3, 2))
+            transformed = turned.reshape(groups, bins, items * windows, c_in)
         self.kept[id(scratch)] = key, transformed
         return transformed
 
@@ -136,30 +139,51 @@ class _Call:
         windows, start, stop = 1, form.x_start, form.x_stop
         if form.kind == "blocks":
             windows = tile.windows.stop - tile.windows.start
+            windows = filled(form, windows, real.item, items * groups * real.c_in == 1)
             start = tile.rows.start - self.grid.lookback
             stop = start + (windows - 1) * form.hop + form.length
-        samples = (windows - 1) * form.hop + form.length
-        slab = scratch.get("slab", (items, groups * real.c_in, samples), pieces.dtype)
-        pieces.fill_inputs(slab[..., : stop - start], tile.items, channels, start)
-        slab[..., stop - start :] = 0
-        n, c, i = slab.strides
-        view = np.lib.stride_tricks.as_strided(
-            slab, (items, groups, real.c_in, windows, form.length), (n, c * real.c_in, c, i * form.hop, i)
-        )
-        return forward(view, form, axis=-1, workers=self.workers)
+        shape = items, groups, real.c_in, windows, form.length
+        view = self._windows(tile.items, channels, start, stop, shape, scratch)
+        spectra = scratch.get("spectra", (*shape[:-1], form.bins), complex_of(pieces.dtype))
+        return forward(view, form, -1, spectra, self.workers)
 
-    def _few_channels(self, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
-        """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, bins, phases)."""
+    def _windows(
+        self, items: slice, channels: slice, start: int, stop: int, shape: tuple[int, ...], scratch: Scratch
+    ) -> Array:
+        """Windows (n, g, ci, windows, samples) of x: views of x where it holds them all, else of a copy."""
+        pieces, hop = self.pieces, self.form.hop
+        samples = (shape[-2] - 1) * hop + shape[-1]
+        offset, x = 0, pieces.x
+        if pieces.plain_x and x.flags.c_contiguous and start >= 0 and start + samples <= min(stop, x.shape[-1]):
+            n, c, i = x.strides
+            offset = items.start * n + channels.start * c + start * i
+        else:
+            x = scratch.get("slab", (shape[0], shape[1] * shape[2], samples), pieces.dtype)
+            pieces.fill_inputs(x[..., : stop - start], items, channels, start)
+            x[..., stop - start :] = 0
+            n, c, i = x.strides
+        strides = n, c * shape[2], c, i * hop, i
+        return np.ndarray(shape, x.dtype, x.data, offset, strides)
+
+    def _few_channels(self, tile: FftTile, inputs: Array, spectra: Array, scratch: Scratch) -> Array:
+        """Rows (n, g, co, windows, q, phases) of spectra (g, ci, co, windows, phases, bins)."""
         items = inputs.shape[0]
-        groups, c_in, c_out, taps, bins, phases = spectra.shape
-        shape = (items, groups, c_out, max(taps, inputs.shape[3]), bins, phases)
-        total = scratch.get("sums", shape, spectra.dtype)
-        _multiply(inputs[:, :, 0], spectra[:, 0], total)
+        groups, c_in, c_out, _, phases, bins = spectra.shape
+        windows, alone = max(tile.windows.stop - tile.windows.start, 1), items * groups * c_out * phases == 1
+        transforms = filled(self.form, windows, self.pieces.real.item, alone)
+        shape = (items, groups, c_out, transforms, phases, bins)
+        sums = scratch.get("sums", shape, spectra.dtype)
+        total = sums[:, :, :, :windows]
+        sums[:, :, :, windows:] = 0
+        # each of them one window or all
+        by_channel = inputs[:, :, :, None, :windows, None]
+        np.multiply(by_channel[:, :, 0], spectra[:, 0], out=total)
         for ci in range(1, c_in):
-            product = scratch.get("product", shape, spectra.dtype)
-            _multiply(inputs[:, :, ci], spectra[:, ci], product)
+            product = scratch.get("product", total.shape, spectra.dtype)
+            np.multiply(by_channel[:, :, ci], spectra[:, ci], out=product)
             total += product
-        return inverse(total, self.form, axis=-2, workers=self.workers)
+        rows = scratch.get("rows", (*shape[:-2], self.form.length, phases), self.pieces.dtype)
+        return inverse(sums.swapaxes(-1, -2), self.form, -2, rows, self.workers)[:, :, :, :windows]
 
     def _many_channels(self, inputs: Array, spectra: Array, items: int, scratch: Scratch) -> Array:
         """The same from spectra (g, bins, ci, windows, co, phases): a product of matrices in every bin."""
@@ -174,7 +198,8 @@ class _Call:
                 np.matmul(
                     inputs, spectra[:, :, :, index].reshape(groups, bins, c_in, -1), out=by_window[:, :, :, index]
                 )
-        rows = inverse(total, self.form, axis=-3, workers=self.workers)
+        rows = scratch.get("rows", (groups, self.form.length, *total.shape[2:]), self.pieces.dtype)
+        inverse(total, self.form, -3, rows, self.workers)
         shape = groups, self.form.length, items, columns * taps // items, c_out, phases
         return rows.reshape(shape).transpose(2, 0, 4, 3, 1, 5)
 
@@ -195,13 +220,8 @@ class _Call:
         whole = range(0)
         if len(self.residues) == stride and first >= 0:
             whole = range(min(piece.shape[-1] // stride - first, windows * hop) // hop)
-            n, g, c, t = piece.strides
-            home = np.lib.stride_tricks.as_strided(
-                piece[..., first * stride :],
-                (*piece.shape[:3], len(whole), hop, stride),
-                (n, g, c, t * hop * stride, t * stride, t),
-            )
-            _put(rows[:, :, :, : len(whole)], bias, home)
+            home = piece[..., first * stride : (first + len(whole) * hop) * stride]
+            _put(rows[:, :, :, : len(whole)], bias, home.reshape(*piece.shape[:3], len(whole), hop, stride))
         for window in range(len(whole), windows):
             begin = first + window * hop
             skip = max(-begin, 0)
@@ -234,9 +254,8 @@ class _Call:
                 home = part[..., residue::stride]
                 np.copyto(home, rows[:, :, :, : home.shape[-1], index])
             return
-        n, g, c, t = part.strides
         whole, left = divmod(part.shape[-1], stride)
-        home = np.lib.stride_tricks.as_strided(part, (*part.shape[:3], whole, stride), (n, g, c, t * stride, t))
+        home = part[..., : whole * stride].reshape(*part.shape[:3], whole, stride)
         _put(rows[:, :, :, :whole], by_row, home)
         if left:
             _put(rows[:, :, :, whole : whole + 1, :left], by_row, part[..., None, whole * stride :])
@@ -247,13 +266,3 @@ def _put(rows: Array, bias: Array | None, home: Array) -> None:
         np.copyto(home, rows)
     else:
         np.add(rows, bias, out=home)
-
-
-def _multiply(inputs: Array, spectra: Array, out: Array) -> None:
-    """inputs (n, g, windows, bins) times spectra (g, co, windows, bins, phases), each one a window or all of them."""
-    phases = spectra.shape[-1]
-    if phases not in FEW_PHASES:
-        np.multiply(inputs[:, :, None, :, :, None], spectra, out=out)
-        return
-    for phase in range(phases):
-        np.multiply(inputs[:, :, None], spectra[..., phase], out=out[..., phase])

@@ -75,16 +75,16 @@ def tiles(problem: Problem, plan: CpuPlan) -> Iterator[PhaseTile]:
                     yield PhaseTile(items, group, channels, slice(p, min(p + step, groups)))
 
 
-def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None:
-    """Compute every tile. `weight` is what cpu_phases_pack.py made of it, or the real one, to be packed by tiles."""
+def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
+    """Compute every tile with what cpu_phases_pack.py made of the weight or, not `packed`, of the real one by tiles."""
 
     def work(tile: PhaseTile, scratch: Scratch) -> None:
-        _tile(pieces, plan, weight, tile, scratch)
+        _tile(pieces, plan, operand, packed, tile, scratch)
 
     for_each(work, tiles(pieces.problem, plan), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, tile: PhaseTile, scratch: Scratch) -> None:
+def _tile(pieces: Pieces, plan: CpuPlan, operand: Array, packed: bool, tile: PhaseTile, scratch: Scratch) -> None:
     problem, form = pieces.problem, plan.form
     assert form is not None
     scale = pieces.real.c_out // problem.c_out_group
@@ -93,11 +93,11 @@ def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, tile: PhaseTile, scratch
     end = (first + tile.outputs.stop * form.outputs) * problem.stride - problem.p_left
     start, stop = max(begin, 0), min(end, problem.l_out)
     channels = slice(tile.channels.start * scale, tile.channels.stop * scale)
-    if weight.ndim == 3:
-        packed = pack_tile(problem, form, weight, tile.group, channels, scratch)
+    if packed:
+        weight = operand[:, tile.group, :, :, channels]
     else:
-        packed = weight[:, tile.group, :, :, channels]
-    products = _products(pieces, form, packed, tile, scratch)
+        weight = pack_tile(problem, form, operand, tile.group, channels, scratch)
+    products = _products(pieces, form, weight, tile, scratch)
     groups = slice(tile.group, tile.group + 1)
     bias = None if pieces.bias is None else pieces.bias_of(groups, tile.channels)[:, 0]
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)

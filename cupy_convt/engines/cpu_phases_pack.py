@@ -35,7 +35,7 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
     return out
 
 
-def by_tiles(problem: Problem, plan: CpuPlan) -> bool:
+def packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     """Whether each tile has channels of its own, whose weight may as well be packed where and when it is needed."""
     assert plan.form is not None
     first, stop = rows_of(problem)

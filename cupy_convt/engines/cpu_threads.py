@@ -119,10 +119,10 @@ class Scratch:
         """An uninitialised contiguous array, the memory of which the next call with that name reuses."""
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers.pop(name, None)  # gone before there is a larger one
+            self._buffers[name] = np.empty(size, np.uint8)
+        return self._buffers[name][:size].view(dtype).reshape(shape)
 
 
 _local = threading.local()

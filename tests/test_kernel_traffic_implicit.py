@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Traffic of the implicit GEMM's kernels on full tiles, for every stride from 1 to 16, aligned rows and odd ones.
 
-Shared wavefronts of loads and of stores are held to the fewest possible; sectors of x and of the result to the fewest that
-hold what each tile needs of a row and what leaves it at once.
+Shared wavefronts of loads and of stores are held to the fewest possible; sectors of x and of the result to the fewest
+that hold what each tile needs of a row and what leaves it at once.
 """
 
 from __future__ import annotations

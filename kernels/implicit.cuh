@@ -58,7 +58,7 @@ CT_DEV ct_column ct_column_at(const ct_line& line, int place) {
   return {n, line.first_u + (v - rows * line.row_columns), n >= 0 && n < line.batch};
 }
 
-// ---- x tile: from rows of time to [place][channel], through registers ----------------------------------------------
+// ---- x tile: from rows of time to [place][channel], through registers (without cp.async; else implicit_x.cuh) ------
 
 template <class T> struct ct_input {
   const T* x;  // first channel of the group

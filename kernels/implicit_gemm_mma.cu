@@ -3,7 +3,7 @@
 //
 // Idea: the product of implicit_gemm on tensor cores, with float32 sums. ldmatrix wants rows of channels at multiples
 // of 16 bytes, and an x tile kept as [place][channel] has one at every shift in time, so one tile serves all taps.
-// Weights come through a ring of asynchronous copies, x through registers, which transpose it on the way.
+// Weights come through a ring of asynchronous copies; so do the rows of x, which are transposed in between.
 // float operands are rounded to TF32, or split into two TF32 numbers of which three products are summed: a b is
 // ah bh + (ah bl + al bh), and what is left out is below 2^-21 |a b|; an infinity becomes NaN.
 //
@@ -13,7 +13,7 @@
 // Preconditions: sm_80; 2 * BN threads; w as pack_weights leaves it for CONVT_BM, row-major 1, 16-byte aligned; the
 // line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
 #include "implicit_rows.cuh"
-#include "mma.cuh"
+#include "implicit_x.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type, __half, __nv_bfloat16 or float"
 #endif
@@ -31,6 +31,7 @@ enum { BM = CONVT_BM, BN = CONVT_BN, BK = 64 / sizeof(T), STAGES = 3, THREADS = 
 enum { WARP_ROWS = BM / 2, WARP_COLUMNS = 32, ROW_FRAGMENTS = WARP_ROWS / 16, COLUMN_FRAGMENTS = WARP_COLUMNS / 8 };
 enum { W_ROW_BYTES = 64, W_BYTES = BM * W_ROW_BYTES, X_BYTES = PLACES * CT_ROW_BYTES };
 enum { TF32 = sizeof(T) == 4, SPLIT = TF32 && CONVT_PRODUCTS == 3 };
+typedef ct_x_rows<T, PLACES, THREADS, CT_ROW_BYTES, 16> XRows;
 static_assert(BM % 32 == 0 && BN % 32 == 0, "tile");
 
 // Copies one tile of packed weights. Rows of 64 bytes have no padding; their 16-byte units change places with the row,
@@ -103,10 +104,15 @@ extern "C" __global__ void __launch_bounds__(2 * CONVT_BN, BN == 128 ? 2 : BN ==
 implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OUT_PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   unsigned char* w_tiles = ct_smem;                     // [STAGES][BM][W_ROW_BYTES]
-  unsigned char* x_tiles = ct_smem + STAGES * W_BYTES;  // [2][PLACES][CT_ROW_BYTES]
+  unsigned char* x_tile = ct_smem + STAGES * W_BYTES;   // [PLACES][CT_ROW_BYTES]
+  unsigned char* x_units = x_tile + X_BYTES;            // [XRows::COUNT][THREADS][16]
   // the way out: of a row's first sum there, -1 if the row is padding; and the block, from which it starts afresh, as
   // registers are scarce
   __shared__ int places[BM + 1];
+  // from which every panel starts afresh: the block's first column, a zero that hides the thread's number from the
+  // compiler, and the group's first element of x
+  __shared__ int start[3];
+  __shared__ i64 first_x[1];
   ct_block block(blockIdx.x, row_tiles, column_tiles, parts);
   ct_line line = ct_line_at((i64)block.column_tile * BN, first_u, row_columns, batch);
   if (threadIdx.x < BM) {
@@ -114,31 +120,45 @@ implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OU
     int2 row = rows.at(threadIdx.x);
     ct_st(places + threadIdx.x, row.x < 0 ? -1 : row.x * stage_pitch + row.y);
   }
-  if (threadIdx.x == 0) ct_st(places + BM, (int)blockIdx.x);
   ct_input<T> input = {x + block.group * c_in_group * x_stride_c, x_stride_n, x_stride_c, l_in, c_in_group};
+  if (threadIdx.x == 0) {
+    ct_st(places + BM, (int)blockIdx.x);
+    ct_st(start, line.n);
+    ct_st(start + 1, line.v);
+    ct_st(start + 2, 0);
+    ct_st(first_x, (i64)(input.x - x));
+  }
   int first_step = block.part * part_steps, chunk = first_step / taps, tap = first_step % taps;
   const T* weights = w + ((block.group * row_tiles + block.row_tile) * chunks * taps + first_step) * (BK * BM);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int warp_row = warp % 2 * WARP_ROWS, warp_column = warp / 2 * WARP_COLUMNS;
 
   float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
-  ct_x_tile<T, PLACES, THREADS> next_x;
+  XRows next_x;
   int unused = CT_HALO - (panel_taps - 1) * input_step, steps = part_steps;
+  next_x.load(x_units, {input, line, chunk * BK, unused, tap * input_step}, threadIdx.x);
 #pragma unroll
   for (int stage = 0; stage < STAGES - 1; ++stage) {
     if (stage < steps) copy_weights(w_tiles + stage * W_BYTES, weights + stage * (BK * BM));
     cp_async_commit();
   }
-  next_x.load(input, line, chunk * BK, tap * input_step, unused);
-  next_x.store(x_tiles);
-  int step = 0;
-  for (int panel = 0; step < steps; ++panel) {
+  bool last_group = false;  // whether units of x are on their way in the group that was committed last
+  for (int step = 0; step < steps;) {
+    if (last_group)
+      cp_async_wait<0>();
+    else
+      cp_async_wait<STAGES - 2>();
+    __syncthreads();  // nobody reads the x tile any more
+    int rank = threadIdx.x + ct_ld(start + 2);
+    line.n = ct_ld(start), line.v = ct_ld(start + 1), input.x = x + ct_ld(first_x);
+    next_x.store(x_tile, x_units, {input, line, chunk * BK, unused, tap * input_step}, rank);
     int last = min(tap + panel_taps, taps), end = min(step + last - tap, steps);
     bool chunk_done = last == taps;
     chunk += chunk_done;
     tap = chunk_done ? 0 : last;
-    if (end < steps) next_x.load(input, line, chunk * BK, tap * input_step, unused);
-    const unsigned char* x_rows = x_tiles + panel % 2 * X_BYTES + (CT_HALO + warp_column) * CT_ROW_BYTES;
+    last_group = end == step + 1;
+    if (end < steps) next_x.load(x_units, {input, line, chunk * BK, unused, tap * input_step}, rank);
+    const unsigned char* x_rows = x_tile + (CT_HALO + warp_column) * CT_ROW_BYTES;
     for (; step < end; ++step, x_rows -= input_step * CT_ROW_BYTES) {
       cp_async_wait<STAGES - 2>();
       __syncthreads();  // this step's tiles are there, and nobody reads those of the step before any more
@@ -146,7 +166,6 @@ implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OU
       if (ahead < steps) copy_weights(w_tiles + ahead % STAGES * W_BYTES, weights + (i64)ahead * (BK * BM));
       cp_async_commit();
       multiply(sums, w_tiles + step % STAGES * W_BYTES + warp_row * W_ROW_BYTES, x_rows);
-      if (step + 1 == end && end < steps) next_x.store(x_tiles + (panel + 1) % 2 * X_BYTES);
     }
   }
   __syncthreads();

@@ -4,8 +4,9 @@
 // Idea: the product of implicit_gemm by warpgroups (sm_90a), halves or TF32, float32 sums. Warps have roles: consumer
 // warpgroups of 64 rows each do nothing but wgmma and the way out; of the producer warps one asks for tiles of weights,
 // each one run of memory, by bulk copies, and the others carry x, which has to be turned from rows of time into
-// [place][channel]: loads run along time, 16 bytes of channels of one place are stored at once. mbarriers tell who may
-// go on. A block takes one tile after the other, and its producers are tiles ahead while the consumers write results.
+// [place][channel]: units of rows come by asynchronous copies, and their elements leave for the tile one by one.
+// mbarriers tell who may go on. A block takes one tile after the other, and its producers are tiles ahead while the
+// consumers write results.
 //
 // Layout: neither operand is swizzled. 16-byte units of channels lie in columns of places (or rows), so eight places
 // are 128 bytes that follow one another, whatever place they start at: a tap, which is a shift by places, is 16 bytes
@@ -23,6 +24,7 @@
 // Preconditions: sm_90a; 2 * BM + 256 threads; w as pack_weights leaves it for CONVT_BM, row-major 2, 16-byte aligned;
 // the line of columns as implicit.cuh says; (panel_taps - 1) * input_step <= CT_HALO.
 #include "implicit_rows.cuh"
+#include "implicit_x.cuh"
 #include "ring.cuh"
 #ifndef CONVT_T
 #error "CONVT_T: element type, __half, __nv_bfloat16 or float"
@@ -35,10 +37,9 @@
 #endif
 typedef CONVT_T T;
 enum { BM = CONVT_BM, BN = CONVT_BN, PLACES = BN + CT_HALO };
-enum { STEP_BYTES = 64, BK = STEP_BYTES / sizeof(T), CHANNELS = 16 / sizeof(T), UNITS = STEP_BYTES / 16 };
+enum { STEP_BYTES = 64, BK = STEP_BYTES / sizeof(T), UNITS = STEP_BYTES / 16 };
 enum { CONSUMERS = 2 * BM, FIRST_LOADER = CONSUMERS + 32, LOADERS = PLACES };
-enum { W_BYTES = BM * STEP_BYTES, X_BYTES = PLACES * STEP_BYTES, W_STAGES = 8, X_STAGES = 4 };
-enum { BARRIERS = W_STAGES * W_BYTES + X_STAGES * X_BYTES, STAGING = BARRIERS + 256 };
+enum { W_BYTES = BM * STEP_BYTES, X_BYTES = PLACES * STEP_BYTES, W_STAGES = 8, X_STAGES = 2 };
 enum { PASS = BN % 128 ? BN / 2 : 128 };  // columns that leave at once: all or half
 // registers of a thread, together those of a multiprocessor
 enum { PRODUCER_REGISTERS = BM == 64 ? 128 : 96, CONSUMER_REGISTERS = BM == 64 ? 240 : 160 };
@@ -64,6 +65,15 @@ struct Arguments {
 typedef ct_ring<W_STAGES, W_BYTES> WeightRing;
 typedef ct_ring<X_STAGES, X_BYTES> InputRing;
 
+// wgmma cuts float operands to TF32; on their way they are rounded
+struct Rounded {
+  CT_DEV float operator()(float v) const { return __uint_as_float(to_tf32(v)); }
+  template <class H> CT_DEV H operator()(H v) const { return v; }
+};
+typedef ct_x_rows<T, PLACES, LOADERS, 16, PLACES * 16, Rounded> XRows;
+enum { UNITS_BYTES = XRows::COUNT * LOADERS * 16, X_UNITS = W_STAGES * W_BYTES + X_STAGES * X_BYTES };
+enum { BARRIERS = X_UNITS + 2 * UNITS_BYTES, STAGING = BARRIERS + 256 };
+
 // ---- producers -----------------------------------------------------------------------------------------------------
 
 CT_DEV void produce_weights(const Arguments& a, WeightRing ring, u32 tiles) {
@@ -78,10 +88,6 @@ CT_DEV void produce_weights(const Arguments& a, WeightRing ring, u32 tiles) {
   }
 }
 
-CT_DEV float rounded(float v) { return __uint_as_float(to_tf32(v)); }
-CT_DEV __half rounded(__half v) { return v; }
-CT_DEV __nv_bfloat16 rounded(__nv_bfloat16 v) { return v; }
-
 // The x tiles of a block in the order of their use: a chunk of channels, and up to panel_taps taps from `tap` on.
 struct Panels {
   const Arguments& a;
@@ -94,6 +100,9 @@ struct Panels {
   CT_DEV void enter() {
     input = {a.x + a.group(tile) * a.c_in_group * a.x_stride_c, a.x_stride_n, a.x_stride_c, a.l_in, a.c_in_group};
     line = a.line(tile, 0);
+  }
+  CT_DEV XRows::Panel panel() const {
+    return {input, line, chunk * BK, CT_HALO - (a.panel_taps - 1) * a.input_step, tap * a.input_step};
   }
   // whether there is another one
   CT_DEV bool next() {
@@ -109,62 +118,34 @@ struct Panels {
   }
 };
 
-// What one thread carries of an x tile: one place, of which number CT_HALO is the tile's first column, and all channels
-// of the chunk. The first places are read by no tap if the panel looks back less than CT_HALO.
-struct Cargo {
-  ct_unit<T> units[UNITS];
-  int channels;  // that are there; the others are zeros
+// The units of `rows`, which were asked for before the last ones, to the ring.
+CT_DEV void hand_over(InputRing& ring, XRows& rows, unsigned char* units, Panels& here, int rank) {
+  cp_async_commit();
+  cp_async_wait<1>();
+  ring.wait_empty();
+  rows.store(ring.buffer(), units, here.panel(), rank);
+  fence_proxy_async();
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) mbar_arrive(ring.full + ring.stage);
+  ring.advance();
+  here.next();
+}
 
-  CT_DEV static int place() { return threadIdx.x - FIRST_LOADER; }
-  CT_DEV void load(const Panels& panels) {
-    const Arguments& a = panels.a;
-    const ct_input<T>& input = panels.input;
-    ct_column column = ct_column_at(panels.line, place() - CT_HALO - panels.tap * a.input_step);
-    bool used = place() >= CT_HALO - (a.panel_taps - 1) * a.input_step;
-    bool read = used && column.inside && column.u >= 0 && column.u < input.l_in;
-    int first = panels.chunk * BK;
-    channels = read ? input.channels - first : 0;
-    const T* p = input.x + (read ? column.n * input.stride_n + first * input.stride_c + column.u : 0);
-#pragma unroll
-    for (int k = 0; k < BK; ++k) {
-      units[k / CHANNELS].v[k % CHANNELS] = ct_ld(p);  // no branches: where there is no channel, an element once more
-      if (k + 1 < channels) p += input.stride_c;
-    }
-  }
-  CT_DEV void store(InputRing& ring) {
-    ring.wait_empty();
-    const T zero = ct_cvt<T>(0.f);
-    if (channels < BK) {
-#pragma unroll
-      for (int k = 0; k < BK; ++k)
-        if (k >= channels) units[k / CHANNELS].v[k % CHANNELS] = zero;
-    }
-#pragma unroll
-    for (int unit = 0; unit < UNITS; ++unit) {
-#pragma unroll
-      for (int k = 0; k < CHANNELS; ++k) units[unit].v[k] = rounded(units[unit].v[k]);
-      ct_st16(reinterpret_cast<T*>(ring.buffer() + (unit * PLACES + place()) * 16), units[unit]);
-    }
-    fence_proxy_async();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbar_arrive(ring.full + ring.stage);
-    ring.advance();
-  }
-};
-
-// Loads of one x tile are under way while the one before waits for its buffer.
-CT_DEV void produce_inputs(const Arguments& a, InputRing ring, u32 tiles) {
-  Panels panels(a, tiles);
-  Cargo even, odd;
-  even.load(panels);
+// Units of one x tile are under way while those of the one before are stored in the ring.
+CT_DEV void produce_inputs(const Arguments& a, InputRing ring, unsigned char* units, u32 tiles) {
+  int rank = threadIdx.x - FIRST_LOADER;
+  Panels ahead(a, tiles), here(a, tiles);
+  XRows even, odd;
+  even.load(units, ahead.panel(), rank);
+  cp_async_commit();
   for (;;) {
-    bool more = panels.next();
-    if (more) odd.load(panels);
-    even.store(ring);
+    bool more = ahead.next();
+    if (more) odd.load(units + UNITS_BYTES, ahead.panel(), rank);
+    hand_over(ring, even, units, here, rank);
     if (!more) return;
-    more = panels.next();
-    if (more) even.load(panels);
-    odd.store(ring);
+    more = ahead.next();
+    if (more) even.load(units, ahead.panel(), rank);
+    hand_over(ring, odd, units + UNITS_BYTES, here, rank);
     if (!more) return;
   }
 }
@@ -275,7 +256,7 @@ implicit_gemm_wgmma(CT_PRODUCT_PARAMETERS(T), int tiles, CT_WAY_OUT_PARAMETERS) 
     if (threadIdx.x == CONSUMERS)
       produce_weights(a, weights, tiles);
     else if (threadIdx.x >= FIRST_LOADER && threadIdx.x < FIRST_LOADER + LOADERS)
-      produce_inputs(a, inputs, tiles);
+      produce_inputs(a, inputs, ct_smem + X_UNITS, tiles);
   } else {
     reg_request<CONSUMER_REGISTERS>();
     float sums[BN / 2];

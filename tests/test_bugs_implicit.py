@@ -28,7 +28,26 @@ BUGS: dict[str, tuple[str, str, str, str | None]] = {
     ),
     "every part sums the first": ("implicit_gemm", "block.part * part_steps", "0 * part_steps", NUMBERS),
     "a ring one barrier short": ("implicit_gemm_mma", "      __syncthreads();  //", "      //", "race|shared|cp.async"),
-    "weights not waited for": ("implicit_gemm_mma", "cp_async_wait<STAGES - 2>();", "", "cp.async"),
+    "weights not waited for": (
+        "implicit_gemm_mma",
+        "      cp_async_wait<STAGES - 2>();\n      __sync",
+        "      __sync",
+        "cp.async",
+    ),
+    "units of x not waited for": (
+        "implicit_gemm_mma",
+        "    if (last_group)\n      cp_async_wait<0>();\n    else\n      cp_async_wait<STAGES - 2>();\n",
+        "",
+        "cp.async",
+    ),
+    "one x tile stored while the last is read": (
+        "implicit_gemm_mma",
+        "    __syncthreads();  // nobody reads the x tile",
+        "    // nobody reads the x tile",
+        "race",
+    ),
+    "units of another row of the batch": ("implicit_gemm_mma", "++column.n, column.u", "column.u", NUMBERS),
+    "places of a row's end kept for the next": ("implicit_gemm_mma", "lo = hi, hi +=", "hi +=", "race"),
     "x of another tap": ("implicit_gemm_mma", "tap = first_step % taps", "tap = 0 * taps", NUMBERS),
     "sums of parts in one place": (
         "implicit_gemm_mma",

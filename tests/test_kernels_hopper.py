@@ -205,8 +205,9 @@ def test_tf32_operands_are_rounded_not_cut() -> None:
 
 #: Edits of the source, and what the checks then say.
 BUGS = {
-    "no proxy fence behind the stores of x": ("    fence_proxy_async();\n", "", "missing fence.proxy.async"),
-    "x stored before its buffer is free": ("    ring.wait_empty();\n    const T", "    const T", "race: read by wgmma"),
+    "no proxy fence behind the stores of x": ("  fence_proxy_async();\n", "", "missing fence.proxy.async"),
+    "x stored before its buffer is free": ("  ring.wait_empty();\n  rows", "  rows", "race: read by wgmma"),
+    "units of x not waited for": ("  cp_async_wait<1>();\n", "", "cp.async"),
     "weights not waited for": ("        w.wait_full();\n", "", "shared"),
     "x not waited for": ("      x.wait_full();\n", "", "shared"),
     "buffers given back before the products are done": ("        wgmma_wait<1>();\n", "", "race"),

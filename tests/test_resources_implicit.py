@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cupy_convt.core import plan_implicit, plan_weight_stream
+from cupy_convt.core import plan_hopper, plan_implicit, plan_weight_stream
 from cupy_convt.core.device import PRESETS
 from cupy_convt.core.implicit_tiles import TILES, Tile
 from cupy_convt.core.launch import CUDA_TYPES, Launch, Plan, Variant
@@ -26,6 +26,7 @@ from cupy_convt.core.problem import ITEM_BYTES, Problem
 from cupy_convt.core.weight_tiles import COLUMNS
 from cupy_convt.engines.source import kernel_directory, kernel_source
 from tests import cases
+from tests import test_kernel_traffic_implicit as traffic
 from tests.emulated import EmulatorRuntime, make_engine, to_device
 from tests.emulator import nvrtc
 from tests.emulator.counters import LaunchStats
@@ -34,7 +35,12 @@ from tests.test_kernels_nvrtc import ARCHITECTURES, label, resources
 H200 = replace(PRESETS["h200"], three_tf32=True)
 #: A device that cuts every contraction into parts.
 PARTS = replace(H200, launch_seconds=0.0)
+ONE = replace(H200, multiprocessors=1)
+#: Strides whose traffic on odd rows the table shows the most of.
+ODD_STRIDES = 1, 3, 9, 11, 16
 TABLE = Path(__file__).parent / "resources_implicit.json"
+#: Written by tests/test_plan_hopper.py.
+HOPPER = json.loads((TABLE.parent / "resources_hopper.json").read_text())["resources"]
 README = kernel_directory() / "README.md"
 BEGIN, END = "<!-- implicit -->", "<!-- /implicit -->"
 needs_compiler = pytest.mark.skipif(not nvrtc.available(), reason="no libnvrtc with headers")
@@ -75,10 +81,11 @@ def loops(lines: list[str]) -> Iterator[list[str]]:
 
 
 def inner_share(variant: Variant) -> float:
-    """Products (mma.sync, else fma) among the PTX instructions of the loop that has the largest part of them."""
-    text = nvrtc.compile_ptx(kernel_source(variant[0]), variant[0], dict(variant[1]), "sm_80")
+    """Products (wgmma, mma.sync, else fma) among the PTX instructions of the loop that has the largest part of them."""
+    arch = "sm_90a" if variant[0] == plan_hopper.KERNEL else "sm_80"
+    text = nvrtc.compile_ptx(kernel_source(variant[0]), variant[0], dict(variant[1]), arch)
     lines = [line.strip() for line in text[text.index(".entry") :].split("\n")]
-    product = "mma.sync" if "mma.sync" in text else "fma.rn"
+    product = next(name for name in ("wgmma.mma_async", "mma.sync", "fma.rn") if name in text)
     shares = [sum(name.startswith(product) for name in loop) / len(loop) for loop in loops(lines) if len(loop) > 8]
     return round(max(shares), 2)
 
@@ -105,6 +112,7 @@ class Form:
     problem: Problem
     plan: Plan
     kernel: str
+    tile: Tile | None = None
 
     @property
     def launch(self) -> Launch:
@@ -128,10 +136,16 @@ def forms() -> tuple[Form, ...]:
             plans = plan_implicit.candidates(problem, PARTS, 1 << 40)
             plan = next(plan for plan in plans if plan.variant == tile.variant)
             name = f"{dtype} {tile.unit} {tile.rows}x{tile.columns}"
-            found.append(Form(name, problem, plan, tile.kernel))
+            found.append(Form(name, problem, plan, tile.kernel, tile))
             if tile == TILES[dtype][0]:
                 split = next(plan for plan in plans if plan.variant.startswith(tile.variant + " "))
-                found.append(Form(f"{dtype}, sums of {tile.columns} columns", problem, split, "implicit_finish"))
+                found.append(Form(f"{dtype}, sums of {tile.columns} columns", problem, split, "implicit_finish", tile))
+    for dtype in ("float16", "float32"):
+        for tile in plan_hopper.TILES[dtype]:
+            problem = _full(dtype, tile)
+            plans = plan_hopper.candidates(problem, ONE, 1 << 40)
+            plan = next(plan for plan in plans if plan.variant == tile.variant)
+            found.append(Form(f"{dtype} {tile.unit} {tile.rows}x{tile.columns}", problem, plan, tile.kernel, tile))
     for dtype in ("float16", "float32", "float64", "complex64", "complex128"):
         for count in COLUMNS:
             sizes = 1, 96, count, 64, 16, 8
@@ -157,6 +171,19 @@ def counted(form: Form) -> tuple[float, float]:
     stats = next(stats for launch, stats in runtime.stats if launch.kernel == form.kernel)
     assert stats.counted
     return _sectors(stats), _wavefronts(stats)
+
+
+def counted_on_odd_rows(form: Form) -> tuple[float, float]:
+    """The most of either over some strides."""
+    assert form.tile
+    parts = 2 if form.kernel == "implicit_finish" else 1
+    found = [
+        (_sectors(stats), _wavefronts(stats))
+        for stride in ODD_STRIDES
+        for launch, stats in traffic.counted(form.problem.x_dtype, form.tile, stride, True, parts)
+        if launch.kernel == form.kernel
+    ]
+    return max(row[0] for row in found), max(row[1] for row in found)
 
 
 def _sectors(stats: LaunchStats) -> float:
@@ -186,26 +213,28 @@ def render(table: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for form in forms():
-        launch, row = form.launch, table["forms"][f"{form.kernel} {form.name}"]
-        held = [table["registers"][label(launch.variant)][arch] for arch in _MULTIPROCESSOR]
+        launch, key = form.launch, f"{form.kernel} {form.name}"
+        of_variant = table["registers"].get(label(launch.variant)) or {"sm_90": HOPPER[label(launch.variant)][0]}
+        held = {arch: of_variant[arch] for arch in _MULTIPROCESSOR if arch in of_variant}
         room = [
-            blocks_per_multiprocessor(arch, count, launch.block, launch.shared_bytes)
-            for arch, count in zip(_MULTIPROCESSOR, held, strict=True)
+            blocks_per_multiprocessor(arch, count, launch.block, launch.shared_bytes) for arch, count in held.items()
         ]
         share = table["products"].get(label(launch.variant))
         shown = "" if share is None else f"{share:.0%}"
-        pair, blocks = (", ".join(map(str, numbers)) for numbers in (held, room))
-        conflicts = f"{row[1]:.2f}" if row[1] else ""
+        pair, blocks = (", ".join(["-"] * (2 - len(held)) + list(map(str, n))) for n in (held.values(), room))
+        counts = [table["forms"][key]] + ([table["odd rows"][key]] if form.tile else [])
+        sectors = ", ".join(f"{row[0]:.2f}" for row in counts)
+        conflicts = ", ".join(f"{row[1]:.2f}" for row in counts if row[1])
         lines.append(
             f"| `{form.kernel}` | {form.name} | {launch.block} | {pair} | {launch.shared_bytes} | {blocks} | {shown} |"
-            f" {row[0]:.2f} | {conflicts} |"
+            f" {sectors} | {conflicts} |"
         )
     return "\n".join([*lines, END])
 
 
 def products() -> list[Variant]:
     """Variants of which the share of products is told: those of the table that have an inner loop of them."""
-    kernels = "implicit_gemm", "implicit_gemm_mma", "weight_stream"
+    kernels = "implicit_gemm", "implicit_gemm_mma", plan_hopper.KERNEL, "weight_stream"
     return list(dict.fromkeys(form.launch.variant for form in forms() if form.kernel in kernels))
 
 
@@ -216,6 +245,7 @@ def test_the_table_has_every_variant_and_no_other() -> None:
         assert tuple(committed()["registers"][label(variant)]) == architectures(variant)
     assert set(committed()["products"]) == {label(v) for v in products()}
     assert set(committed()["forms"]) == {f"{form.kernel} {form.name}" for form in forms()}
+    assert set(committed()["odd rows"]) == {f"{form.kernel} {form.name}" for form in forms() if form.tile}
 
 
 def test_the_readme_has_the_table() -> None:
@@ -226,12 +256,17 @@ def test_no_form_moves_a_tenth_more_than_it_must() -> None:
     for name, (sectors, conflicts) in committed()["forms"].items():
         assert 1 <= sectors <= 1.1, name
         assert conflicts <= 1.1, name
+    for name, (sectors, conflicts) in committed()["odd rows"].items():
+        assert 1 <= sectors <= (1.11 if name.startswith("implicit_gemm float32 fma") else 1.1), name
+        assert conflicts <= (1.12 if "wgmma" in name else 1.1), name
 
 
 @pytest.mark.slow
 def test_the_counters_do_not_drift() -> None:
     for form in forms():
         assert list(counted(form)) == committed()["forms"][f"{form.kernel} {form.name}"], form.name
+        if form.tile:
+            assert list(counted_on_odd_rows(form)) == committed()["odd rows"][f"{form.kernel} {form.name}"], form.name
 
 
 def test_some_counters_do_not_drift() -> None:
@@ -276,6 +311,7 @@ def main() -> None:
     table = {
         "nvrtc": list(nvrtc.version()),
         "forms": {f"{form.kernel} {form.name}": counted(form) for form in forms()},
+        "odd rows": {f"{form.kernel} {form.name}": counted_on_odd_rows(form) for form in forms() if form.tile},
         "products": {label(variant): inner_share(variant) for variant in products()},
         "registers": {label(variant): registers(variant) for variant in variants()},
     }

@@ -31,7 +31,7 @@ from cupy_convt.core.weight_tiles import MOST_CHANNELS, WARPS, columns, element_
 #: Share of the multiply-add peak: in the inner loop 10 of 11 instructions of a full tile are multiply-adds, in a small
 #: one 2 of 3; barriers and the first and last steps of a tile take the rest.
 _FMA, _FMA_SMALL = 0.75, 0.5
-#: Share of the tensor-core peak, by rows of the tile: x goes through registers, mma.sync itself reaches two thirds of
+#: Share of the tensor-core peak, by rows of the tile: x is transposed on its way, mma.sync itself reaches two thirds of
 #: the peak on sm_90, and a warp loads 6 fragments for 16 products, 4 for 8 or 3 for 4.
 _MMA = {128: 0.5, 64: 0.35, 32: 0.25}
 #: The same beside 32 columns, whose x tile is half halo.

@@ -234,7 +234,17 @@ def finish_channels(problem: Problem, tile: Tile) -> int:
     return max(1, min(rows.channels, _FINISH_BYTES // run))
 
 
+def x_unit_bytes(columns: int, threads: int, item_bytes: int) -> int:
+    """Units of x on their way: what ct_x_rows in kernels/implicit_x.cuh keeps in shared memory."""
+    sector, channels, teams = 32 // item_bytes, CHUNK_BYTES // item_bytes, threads // 8
+    slots = (columns + HALO // 2 + 2 * sector - 2) // sector * 2
+    return ceil_div(channels * ceil_div(slots, 8), teams) * threads * 16
+
+
 def shared_bytes(problem: Problem, tile: Tile) -> int:
     """Dynamic shared memory of a block: tiles of the product, later the sums on their way out."""
-    operands = tile.weight_tile_bytes + 2 * (tile.columns + HALO) * ROW_BYTES
-    return max(operands, split(problem, tile).channels * stage_pitch(problem, tile) * ITEM_BYTES[problem.accumulator])
+    x_tile = (tile.columns + HALO) * ROW_BYTES
+    item = ITEM_BYTES[problem.x_dtype]
+    more = x_unit_bytes(tile.columns, tile.threads, item) if tile.products else x_tile
+    sums = split(problem, tile).channels * stage_pitch(problem, tile) * ITEM_BYTES[problem.accumulator]
+    return max(tile.weight_tile_bytes + x_tile + more, sums)

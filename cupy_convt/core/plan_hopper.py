@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.implicit_launch import pack, pack_blocks, pack_defines, packed_count, product_arguments, way_out
-from cupy_convt.core.implicit_tiles import CHUNK_BYTES, HALO, Tile, column_tiles, line, split, stage_pitch
+from cupy_convt.core.implicit_tiles import CHUNK_BYTES, HALO, Tile, column_tiles, line, split, stage_pitch, x_unit_bytes
 from cupy_convt.core.launch import CUDA_TYPES, GRID_LIMIT, I32, Launch, Plan, Variant, Workspace
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div
 
@@ -24,7 +24,7 @@ KERNEL = "implicit_gemm_wgmma"
 #: CONVT_ROW_MAJOR of pack_weights.
 _ORDER = 2
 # W_STAGES and X_STAGES of the kernel, its barriers, and the threads of its two producer warpgroups
-_WEIGHT_STAGES, _INPUT_STAGES, _BARRIER_BYTES, _PRODUCERS = 8, 4, 256, 256
+_WEIGHT_STAGES, _INPUT_STAGES, _BARRIER_BYTES, _PRODUCERS = 8, 2, 256, 256
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class HopperTile(Tile):
 
     @property
     def operand_bytes(self) -> int:
-        """Shared memory in front of the staging area: both rings and their barriers."""
-        return self.weight_tile_bytes + _INPUT_STAGES * CHUNK_BYTES * (self.columns + HALO) + _BARRIER_BYTES
+        """Shared memory in front of the staging area: both rings, their barriers, units of two x tiles on their way."""
+        places, item = self.columns + HALO, 4 if self.unit == "tf32" else 2
+        units = 2 * x_unit_bytes(self.columns, places, item)
+        return self.weight_tile_bytes + _INPUT_STAGES * CHUNK_BYTES * places + units + _BARRIER_BYTES
 
     @property
     def staged(self) -> HopperTile:

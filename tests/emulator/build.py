@@ -27,7 +27,7 @@ MODE_FLAGS = {
     ],
 }
 # the traffic counters need the basic blocks of every lane's path, laid out in source order (emu/rt_counters.h)
-COUNTER_FLAGS = ["-fsanitize-coverage=trace-pc", "-fno-reorder-blocks"]
+COUNTER_FLAGS = ["-fsanitize-coverage=trace-pc", "-fno-reorder-blocks", "-fno-thread-jumps"]
 compile_log: list[tuple[str, float, bool]] = []  # (what, seconds, found in the cache)
 
 DRIVER_HEAD = """

@@ -176,7 +176,7 @@ def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
     }
     run = (tile.staged if isinstance(tile, HopperTile) else tile).columns * stride * ITEM_BYTES[dtype]
     if odd and ITEM_BYTES[dtype] == 2:  # in pairs; a single half at either end of a run goes by itself
-        limits["sectors of out"] = max(1.11, 1 + 1.7 / (run / 32 + 1))
+        limits["sectors of out"] = max(1.12, 1 + 1.7 / (run / 32 + 1))
     if odd and hopper and stride % 32 == 16:  # 32 sums in a row lie across the gap that parts the stores of 16 phases
         limits["shared loads"] = 1.3
     if met_by_staging(dtype, tile, stride, odd) > 1.35:  # channels that do not fill the banks

@@ -26,6 +26,7 @@ import numpy as np
 import cupy_convt as ct
 from benchmarks import rivals, workloads
 from benchmarks.host import host_cost
+from benchmarks.run import command
 from benchmarks.timing import Timing, summarise
 from cupy_convt.core.cost import floor_seconds, seconds
 from cupy_convt.core.dispatch import choose
@@ -237,7 +238,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "date": datetime.date.today().isoformat(),
         "host_us": HOST_COST,
-        "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
+        "command": command("benchmarks.gpu", sys.argv[1:]),
         "protocol": "interleaved calls on a cold cache, CUDA events, medians; see benchmarks/gpu.py",
     }
 

@@ -63,7 +63,7 @@ def environment(module: str = "benchmarks.run") -> dict[str, Any]:
             for name in ("numpy", "scipy", "torch", "onnxruntime", "openvino", "ml_dtypes", "cupy-convt")
         },
         "date": datetime.date.today().isoformat(),
-        "command": f"python -m {module} " + " ".join(sys.argv[1:]),
+        "command": command(module, sys.argv[1:]),
         "protocol": "calls in turns, medians; see benchmarks/timing.py",
         "host_us": host_cost(),
         "cores_at_hand": round(cores_at_hand(), 2),
@@ -73,6 +73,14 @@ def environment(module: str = "benchmarks.run") -> dict[str, Any]:
             "column_bytes": workloads.MAX_COLUMN_BYTES,
         },
     }
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """The command that repeats a run, without the place of its results, which is the reader's own."""
+    parts = list(arguments)
+    if "--out" in parts:
+        del parts[parts.index("--out") : parts.index("--out") + 2]
+    return " ".join(["python", "-m", module, *parts])
 
 
 def cores_at_hand(seconds: float = 0.3) -> float:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import timing
-from benchmarks.run import _contenders, _of_methods
+from benchmarks.run import _contenders, _of_methods, command
 
 
 @pytest.fixture
@@ -70,3 +70,10 @@ def test_a_method_stands_for_the_plan_it_would_run() -> None:
     choice = SimpleNamespace(ranking=[SimpleNamespace(method=method, name=name) for method, name in ranking])
     times = {"gemm/a": 1.0, "gemm/b": 2.0, "fft/slow": 3.0, "fft/a": 0.5}
     assert _of_methods(choice, times) == [2.0, 3.0]  # type: ignore[arg-type]
+
+
+def test_the_command_is_kept_without_the_place_of_its_results() -> None:
+    assert command("benchmarks.run", ["--quick", "--out", "there.json", "--rows", "a*"]) == (
+        "python -m benchmarks.run --quick --rows a*"
+    )
+    assert command("benchmarks.sweep", []) == "python -m benchmarks.sweep"

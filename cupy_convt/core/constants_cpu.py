@@ -32,7 +32,7 @@ class Constants:
     direct_store: float = 8.39e-11
     dense_call: float = 2.48e-05
     dense_tile: float = 0.000109
-    dense_rate: float = 1.81e+11
+    dense_rate: float = 1.81e11
     dense_half_channels: float = 3.72
     dense_half_width: float = 0.472
     dense_operand: float = 6.6e-10
@@ -41,7 +41,7 @@ class Constants:
     rows_loop: float = 1.22e-09
     phases_call: float = 3.6e-05
     phases_tile: float = 0.00014
-    phases_rate: float = 1.74e+11
+    phases_rate: float = 1.74e11
     phases_half_depth: float = 3.52
     phases_half_width: float = 0.956
     phases_operand: float = 5.35e-10
@@ -49,7 +49,7 @@ class Constants:
     phases_result: float = 9.38e-10
     winograd_call: float = 0.000198
     winograd_tile: float = 7.64e-05
-    winograd_rate: float = 1.73e+11
+    winograd_rate: float = 1.73e11
     winograd_half_depth: float = 2.17
     winograd_half_width: float = 1.68
     winograd_operand: float = 5.02e-10
@@ -57,8 +57,8 @@ class Constants:
     winograd_result: float = 1.5e-09
     phases_pack: float = 1.6e-09
     subpixel_call: float = 2.99e-05
-    subpixel_rate: float = 1.8e+11
-    subpixel_half_rate: float = 4.71e+11
+    subpixel_rate: float = 1.8e11
+    subpixel_half_rate: float = 4.71e11
     subpixel_half_depth: float = 4.08
     subpixel_half_width: float = 7.17
     subpixel_input: float = 8.53e-11
@@ -72,7 +72,7 @@ class Constants:
     toeplitz_call: float = 1.83e-05
     toeplitz_tile: float = 9.85e-05
     toeplitz_product: float = 4.69e-09
-    toeplitz_rate: float = 1.37e+11
+    toeplitz_rate: float = 1.37e11
     toeplitz_right: float = 1e-10
     toeplitz_run: float = 3.32e-09
     toeplitz_copy: float = 2.15e-10
@@ -90,8 +90,8 @@ class Constants:
     fft_alone: float = 1.64
     fft_split: float = 1.15
     fft_convert: float = 7.4e-10
-    fft_matrix_rate: float = 1.56e+12
-    fft_half_channels: float = 1.51e+03
+    fft_matrix_rate: float = 1.56e12
+    fft_half_channels: float = 1.51e03
     fft_turn: float = 1.35e-10
 
 

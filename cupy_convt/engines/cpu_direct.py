@@ -96,17 +96,26 @@ def _inputs_one_by_one(
     step, length = problem.dilation, piece.shape[-1]
     most = min(problem.kernel_size, ceil_div(length, step))
     product = scratch.get("product", (*piece.shape[:3], most), piece.dtype)
-    piece[...] = 0
+    pending = True
     for ci in range(inputs.shape[2]):
         for i in reversed(range(inputs.shape[3])):
             there = begin + i * problem.stride
             low, high = max(ceil_div(-there, step), 0), min(ceil_div(length - there, step), problem.kernel_size)
             if low >= high:
                 continue
-            inner = product[..., : high - low]
-            np.multiply(inputs[:, :, ci, None, i : i + 1], taps[:, ci, :, low:high], out=inner)
             samples = piece[..., there + low * step : there + (high - 1) * step + 1 : step]
+            x, w = inputs[:, :, ci, None, i : i + 1], taps[:, ci, :, low:high]
+            if pending:
+                if high - low < length:
+                    piece[...] = 0
+                np.multiply(x, w, out=samples)
+                pending = False
+                continue
+            inner = product[..., : high - low]
+            np.multiply(x, w, out=inner)
             np.add(samples, inner, out=samples)
+    if pending:
+        piece[...] = 0
     by_plane = piece.reshape(bias.shape[0], -1, *piece.shape[1:])
     by_plane += bias[:, None, :, :, None]
 

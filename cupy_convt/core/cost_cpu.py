@@ -12,10 +12,10 @@ from math import log2
 from cupy_convt.core.constants_cpu import FITTED, FITTED_PEAK, Constants
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
-from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, threads
+from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
-from cupy_convt.core.tiles_cpu import DENSE_TAPS
+from cupy_convt.core.tiles_cpu import DENSE_TAPS, threads
 from cupy_convt.core.tiles_fft_cpu import MATRIX_CHANNELS, filled
 from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 

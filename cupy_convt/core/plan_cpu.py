@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
@@ -29,9 +28,6 @@ TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 DIRECT_SUMS, DENSE_CELLS, TOEPLITZ_CELLS = 1 << 18, 1 << 20, 1 << 20
 #: Blocks of one signal below which the signals of a batch share a product.
 MERGED_BELOW = 16
-#: Multiply-accumulates, sixteen of them for one, plus taps and results, below which a second thread does not pay:
-#: about a millisecond and a half of work, where waking a thread takes 0.4 ms, as it does on a virtual machine.
-PARALLEL_FROM = 3 << 19
 
 
 @dataclass(frozen=True)
@@ -77,12 +73,6 @@ def _converted_weight(problem: Problem, real: RealShape) -> int:
     if problem.weight_dtype == real_dtype(problem.accumulator):
         return 0
     return problem.groups * real.c_in * real.c_out * problem.kernel_size * real.item
-
-
-def threads(problem: Problem, cores: int) -> int:
-    """Threads that a problem is worth."""
-    arrays = prod(problem.weight_shape) + prod(problem.out_shape)
-    return cores if problem.macs * problem.real_multiplies // 16 + arrays > PARALLEL_FROM else 1
 
 
 def _workers(device: DeviceSpec) -> int:

@@ -1,13 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""How large the tiles of the CPU engine are: as large as a cache allows, and as many as keep every core busy."""
+"""How large the tiles of the CPU engine are: as large as a cache allows, and as many as keep every core busy.
+
+And how many cores that is: few problems of a millisecond are worth two.
+"""
 
 from __future__ import annotations
+
+from math import prod
 
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, row_grid
 
 #: Taps of one phase that one dense product covers; longer filters are summed over several products.
 DENSE_TAPS = 32
+#: Multiply-accumulates, sixteen of them for one, plus taps and results, below which a second thread does not pay:
+#: about a millisecond and a half of work, where waking a thread takes 0.4 ms, as it does on a virtual machine.
+PARALLEL_FROM = 3 << 19
+
+
+def threads(problem: Problem, cores: int) -> int:
+    """Threads that a problem is worth."""
+    arrays = prod(problem.weight_shape) + prod(problem.out_shape)
+    return cores if problem.macs * problem.real_multiplies // 16 + arrays > PARALLEL_FROM else 1
 
 
 def fit(size: int, *unit_sizes: tuple[int, int]) -> list[int]:

@@ -11,8 +11,9 @@ from functools import lru_cache, partial
 import numpy as np
 
 from cupy_convt.core.device import PRESETS, DeviceSpec
-from cupy_convt.core.plan_cpu import CpuPlan, candidates, threads
+from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import Problem, is_complex
+from cupy_convt.core.tiles_cpu import threads
 from cupy_convt.engines import (
     Run,
     cpu_dense,

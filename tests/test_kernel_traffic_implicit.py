@@ -161,6 +161,10 @@ def met_by_staging(dtype: str, tile: Tile, stride: int, odd: bool) -> float:
     return sum(met) / len(met)
 
 
+#: Sectors stored over the fewest, of runs of halves of at most so many bytes that start anywhere.
+SHORT_RUNS = ((64, 1.47), (128, 1.31), (192, 1.21), (256, 1.17))
+
+
 def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
     """What the counts are held to."""
     hopper = isinstance(tile, HopperTile)
@@ -176,7 +180,7 @@ def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
     }
     run = (tile.staged if isinstance(tile, HopperTile) else tile).columns * stride * ITEM_BYTES[dtype]
     if odd and ITEM_BYTES[dtype] == 2:  # in pairs; a single half at either end of a run goes by itself
-        limits["sectors of out"] = max(1.12, 1 + 1.7 / (run / 32 + 1))
+        limits["sectors of out"] = next((most for longest, most in SHORT_RUNS if run <= longest), 1.14)
     if odd and hopper and stride % 32 == 16:  # 32 sums in a row lie across the gap that parts the stores of 16 phases
         limits["shared loads"] = 1.3
     if met_by_staging(dtype, tile, stride, odd) > 1.35:  # channels that do not fill the banks

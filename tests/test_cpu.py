@@ -112,6 +112,18 @@ def test_small_tiles_agree(name: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
+@pytest.mark.parametrize(("items", "rows"), [(1, 700), (2, 700), (3, 300), (3, 3001)])
+def test_dense_tiles_agree(items: int, rows: int, dtypes: tuple[str, str]) -> None:
+    """Items side by side in one product, or one after the other where they are long; some rows or all of them."""
+    problem = replace(AWKWARD["several tiles"], x_dtype=dtypes[0], weight_dtype=dtypes[1])
+    x, weight, bias = arguments(problem)
+    for plan in plans(problem):
+        if plan.variant in ("columns", "rows"):
+            cut = replace(plan, batch_tile=items, row_tile=rows)
+            assert_close(problem, cut, run(problem, cut, x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
 def test_any_strides(dtypes: tuple[str, str]) -> None:
     problem = Problem(2, 6, 90, 4, 9, 4, groups=2, p_left=3, p_right=2, x_dtype=dtypes[0], weight_dtype=dtypes[1])
     x, weight, bias = arguments(problem)

@@ -2,7 +2,7 @@
 """Plans of the CPU engine as data: rows and runs say what the definition says, tiles fit the limit, costs are sane."""
 
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, prod
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ from cupy_convt.core.cost_cpu import packing_seconds, seconds
 from cupy_convt.core.device import preset
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.plan_cpu import METHODS, CpuPlan, candidates, why_not
-from cupy_convt.core.problem import DTYPES, Problem
+from cupy_convt.core.problem import DTYPES, Problem, ceil_div
 from cupy_convt.core.rows_cpu import row_grid
 
 CPU = preset("cpu")
@@ -91,6 +91,25 @@ def test_real_layers_stay_under_the_limit(limit: int) -> None:
     for workload in load(full=True):
         plans = candidates(workload.problem(), CPU, limit)
         assert any(plan.workspace_bytes - plan.packed_bytes <= limit for plan in plans), workload.name
+
+
+@pytest.mark.parametrize(
+    ("problem", "tiles"),
+    [
+        (Problem(1, 16, 110_336, 8, 4, 2, p_left=1, p_right=1), 8),  # rows of the result fill a tile
+        (Problem(4, 64, 4096, 32, 4, 2, 2), 8),  # half of an item
+        (Problem(256, 16, 3001, 3, 1, 1), 26),  # rows of ten items
+    ],
+)
+def test_products_of_few_rows_are_worth_their_calls(problem: Problem, tiles: int) -> None:
+    """A tile of a thousand columns would take a fiftieth of a millisecond: less than its calls do."""
+    plan = next(plan for plan in candidates(problem, CPU, LIMIT) if plan.variant == "columns")
+    counts = (
+        (problem.batch, plan.batch_tile),
+        (problem.c_out, plan.channel_tile),
+        (row_grid(problem).rows, plan.row_tile),
+    )
+    assert prod(ceil_div(*count) for count in counts) <= tiles
 
 
 def test_packed_weights_are_shared_between_lengths() -> None:

@@ -13,6 +13,8 @@ from cupy_convt.core.rows_cpu import RealShape, row_grid
 
 #: Taps of one phase that one dense product covers; longer filters are summed over several products.
 DENSE_TAPS = 32
+#: Results that a dense product wants, so that a tile is worth its calls, and inputs that it may take for them.
+LEAST_CELLS, MOST_INPUTS = 1 << 19, 1 << 19
 #: Multiply-accumulates, sixteen of them for one, plus taps and results, below which a second thread does not pay:
 #: about a millisecond and a half of work, where waking a thread takes 0.4 ms, as it does on a virtual machine.
 PARALLEL_FROM = 3 << 19
@@ -38,6 +40,7 @@ def fit(size: int, *unit_sizes: tuple[int, int]) -> list[int]:
 def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) -> tuple[int, int, int]:
     """(batch_tile, channel_tile, row_tile) of a product with about `most_cells` results and a thousand columns.
 
+    Where that many columns have few results there are more of them, and items in between.
     Few tiles are made as many as there are workers, so that none of them waits for the last one.
     """
     real, grid = RealShape.of(problem), row_grid(problem)
@@ -45,6 +48,7 @@ def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) ->
     kernel = min(problem.kernel_size, taps * grid.tap_step) * (real.c_out // problem.c_out_group)
     halo = (taps - 1) * grid.input_step
     wanted = max(min(1024, most_cells // kernel), 128 if variant == "rows" else 512, 8 * halo)
+    wanted = max(wanted, min(LEAST_CELLS // (kernel * problem.c_out_group), MOST_INPUTS // real.c_in))
     wanted = max(min(wanted, most_cells // kernel), halo + 1)
     batches, channels = problem.batch, 1
     if problem.l_in + halo <= wanted:
@@ -63,9 +67,9 @@ def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) ->
         total = batches * channels * row_tiles * problem.groups
         if total % workers == 0 or total >= 8 * workers:
             break
-        if channels < problem.c_out_group:
+        if row_tiles == 1 and channels < problem.c_out_group:
             channels += 1
-        elif batches < problem.batch:
+        elif row_tiles == 1 and batches < problem.batch:
             batches += 1
         elif grid.rows > 64 * row_tiles:
             row_tiles += 1

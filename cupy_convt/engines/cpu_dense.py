@@ -28,6 +28,9 @@ from cupy_convt.core.tiles_cpu import DENSE_TAPS
 from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
+#: Inputs below which the items of a batch lie side by side in one product; longer ones have a product each.
+SIDE_BY_SIDE_BELOW = 512
+
 
 @dataclass(frozen=True)
 class DenseTile:
@@ -125,21 +128,22 @@ def _products(
     matrix = part.reshape(real.c_in, c_out * scale * kernel)
     channels = slice(group * per_group, (group + 1) * per_group)
     items, length = real.planes * (tile.items.stop - tile.items.start), inputs.stop - inputs.start
-    if plan.variant == "rows":
-        x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)
-        out = scratch.get("products", (items, length, c_out * scale * kernel), pieces.dtype)
-        np.matmul(x.transpose(0, 2, 1), matrix, out=out)
-        return out.reshape(items, length, c_out * scale, kernel).transpose(0, 2, 3, 1)
-    if items == 1:
-        x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)[0]
-    else:
-        x = scratch.get("columns", (real.c_in, items, length), pieces.dtype)
-        if not scratch.holds("columns", (tile.items.start, group, inputs.start, x.shape)):
-            pieces.fill_inputs(x.transpose(1, 0, 2), tile.items, channels, inputs.start)
-        x = x.reshape(real.c_in, items * length)
-    out = scratch.get("products", (c_out * scale * kernel, items * length), pieces.dtype)
-    np.matmul(matrix.T, x, out=out)
-    return out.reshape(c_out * scale, kernel, items, length).transpose(2, 0, 1, 3)
+    width = c_out * scale * kernel
+    if plan.variant == "columns" and items > 1 and length < SIDE_BY_SIDE_BELOW:
+        side_by_side = scratch.get("columns", (real.c_in, items, length), pieces.dtype)
+        if not scratch.holds("columns", (tile.items.start, group, inputs.start, side_by_side.shape)):
+            pieces.fill_inputs(side_by_side.transpose(1, 0, 2), tile.items, channels, inputs.start)
+        out = scratch.get("products", (width, items * length), pieces.dtype)
+        np.matmul(matrix.T, side_by_side.reshape(real.c_in, items * length), out=out)
+        return out.reshape(c_out * scale, kernel, items, length).transpose(2, 0, 1, 3)
+    x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)
+    if plan.variant == "columns":
+        out = scratch.get("products", (items, width, length), pieces.dtype)
+        np.matmul(matrix.T, x, out=out)
+        return out.reshape(items, c_out * scale, kernel, length)
+    out = scratch.get("products", (items, length, width), pieces.dtype)
+    np.matmul(x.transpose(0, 2, 1), matrix, out=out)
+    return out.reshape(items, length, c_out * scale, kernel).transpose(0, 2, 3, 1)
 
 
 def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ to about a hundred samples, and for single outputs of many channels; elsewhere c
 A weight that is met once is not worth that. Where it is bfloat16, for whose products NumPy's BLAS has no instructions,
 windows of x are multiplied by it, as long as the taps of a phase, with the bias as one more row of it:
 
-    z[(co, f), u] = sum_(m, ci) w[m, ci, (co, f)] x[ci, u - m] + bias[(co, f)] 1
+    z[u, (co, f)] = sum_(m, ci) x[ci, u - m] w[m, ci, (co, f)] + 1 bias[(co, f)]
 
 which is one product, rounded once, and needs of the weight only that runs of s taps are moved. The instructions take
 subnormal numbers for zero. OpenVINO does so with a subnormal float32 weight; such a weight is left to BLAS. Its threads
@@ -231,15 +231,17 @@ class Convolution:
 
 
 @lru_cache(maxsize=32)
-def _product(c_out: int, stride: int, activation: tuple[str, float] | None, form: SubpixelForm) -> _Graph:
-    """The graph that multiplies windows (depth, n, u) by a weight (depth, (co, f))."""
+def _product(c_out: int, stride: int, activation: tuple[str, float] | None, form: SubpixelForm, parts: int) -> _Graph:
+    """The graph that multiplies windows (depth, n, u) by a weight (depth, (co, f)), which comes in so many parts."""
     openvino, operators, _ = _library()
-    x, weight = (operators.parameter([-1] * axes, openvino.Type.bf16) for axes in (3, 2))
+    x, *weights = (operators.parameter([-1] * axes, openvino.Type.bf16) for axes in [3] + [2] * parts)
     columns = operators.reshape(x, _shape(0, -1), True)
-    rows = _activated(operators.matmul(_wide(weight, form), _wide(columns, form), True, False), activation)
+    weight = operators.concat(weights, 0) if parts > 1 else weights[0]
+    # (u, (co, f)) is the order in which short x are faster
+    rows = _activated(operators.matmul(_wide(columns, form), _wide(weight, form), True, False), activation)
     sizes = operators.gather(operators.shape_of(x), _shape(1, 2), operators.constant(np.int64(0)))
-    rows = operators.reshape(rows, operators.concat([_shape(c_out, stride), sizes], 0), False)
-    return _Graph(form, [x, weight], _cropped(operators.transpose(rows, _shape(2, 0, 3, 1)), c_out, form))
+    rows = operators.reshape(rows, operators.concat([sizes, _shape(c_out, stride)], 0), False)
+    return _Graph(form, [x, *weights], _cropped(operators.transpose(rows, _shape(0, 2, 1, 3)), c_out, form))
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -254,8 +256,8 @@ def run(problem: Problem, plan: CpuPlan, x: Array, weight: Array | Convolution, 
         graph, more = weight.graph(problem, bias), []
     else:
         bias = None if bias is None else bits_of(bias)
-        graph = _product(problem.c_out, problem.stride, problem.activation, form)
-        more = [rows_of_taps(problem, form, bits_of(weight), bias)]
+        more = rows_of_taps(problem, form, bits_of(weight), bias)
+        graph = _product(problem.c_out, problem.stride, problem.activation, form, len(more))
 
     def compute(part: Array, target: Array) -> None:
         graph([windows_of(problem, form, part, bias) if more else part, *more], target)

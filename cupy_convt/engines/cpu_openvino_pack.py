@@ -45,11 +45,12 @@ def taps_of(problem: Problem, form: SubpixelForm, weight: Array) -> Array:
     return out.reshape(problem.c_out * s, problem.c_in, taps)
 
 
-def rows_of_taps(problem: Problem, form: SubpixelForm, weight: Array, bias: Array | None) -> Array:
-    """The weight (ci, co, K) as ((m, ci), (co, f)), itself where it is that already, and the bias as a last row."""
+def rows_of_taps(problem: Problem, form: SubpixelForm, weight: Array, bias: Array | None) -> list[Array]:
+    """The weight (ci, co, K) as ((m, ci), (co, f)) and the bias as a last row; apart if the weight is that already."""
     s, c_in, depth = problem.stride, problem.c_in, problem.c_in * form.taps
-    if bias is None and problem.kernel_size == s and weight.flags.c_contiguous:
-        return weight.reshape(c_in, problem.c_out * s)
+    if problem.kernel_size == s and weight.flags.c_contiguous:
+        whole = [weight.reshape(c_in, problem.c_out * s)]
+        return whole if bias is None else [*whole, np.repeat(bias, s)[None]]
     out = np.empty((depth + (bias is not None), problem.c_out, s), weight.dtype)
     step = max(_AT_ONCE // (problem.c_out * s), 1)
 
@@ -64,7 +65,7 @@ def rows_of_taps(problem: Problem, form: SubpixelForm, weight: Array, bias: Arra
     for_each(work, parts, parallel=out.size > _AT_ONCE, products=False)
     if bias is not None:
         out[depth] = bias[:, None]
-    return out.reshape(len(out), problem.c_out * s)
+    return [out.reshape(len(out), problem.c_out * s)]
 
 
 def windows_of(problem: Problem, form: SubpixelForm, x: Array, bias: Array | None) -> Array:

@@ -38,7 +38,7 @@ HOPELESS = 4.0
 #: Plans this many times slower than the fastest in the first rounds are not timed in the later ones, of which there are
 #: as many as it takes to tell the others apart on a shared machine.
 NEAR = 1.4
-PLAN_ROUNDS = {"rounds": 9}
+PLAN_ROUNDS = {"seconds": 0.2, "rounds": 9}
 
 Key = tuple[str, bool]
 
@@ -227,14 +227,14 @@ def main() -> None:
     """Run the rows and write, or print, the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default="*", help="rows whose names match one of these patterns, comma between")
-    parser.add_argument("--quick", action="store_true", help="a few rounds of each row")
+    parser.add_argument("--quick", action="store_true", help="two seconds for a row, and three rounds of slow calls")
     plans = parser.add_mutually_exclusive_group()
     plans.add_argument("--all-methods", action="store_true", help="time every plan too, for the chooser's regret")
     plans.add_argument("--plans-only", action="store_true", help="time every plan and nothing else")
     parser.add_argument("--out", type=Path, help="results file; its other rows are kept")
     options = parser.parse_args()
     here, rows = environment(), []
-    budget: dict[str, Any] = {"seconds": 0.2, "rounds": 3, "patience": 4.0} if options.quick else {}
+    budget: dict[str, Any] = {"seconds": 2.0, "rounds": 3, "patience": 5.0} if options.quick else {}
     for workload in workloads.load(options.rows):
         for dtype in dict.fromkeys((workload.dtype, "float32")):
             if options.plans_only:

@@ -43,11 +43,13 @@ def run(problem: Problem, plan: CpuPlan, x: Any, weight: Any, bias: Any = None) 
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7])
 def test_a_form_is_the_filter_exactly(form: Form, taps: int) -> None:
     """Small integers: every product and sum is exact in float32, halves included, so the result must be too."""
-    problem = Problem(1, 2, 13, 3, 4 * taps, 4, p_left=3, p_right=2)
+    problem = Problem(3, 2, 13, 3, 4 * taps, 4, p_left=3, p_right=2)
     rng = np.random.default_rng(taps)
-    x, weight = (rng.integers(-8, 9, shape).astype(np.float32) for shape in (problem.x_shape, problem.weight_shape))
-    plan = replace(plan_of(problem, form), row_tile=5 * form.outputs)
-    np.testing.assert_array_equal(run(problem, plan, x, weight), reference(problem, x, weight))
+    shapes = problem.x_shape, problem.weight_shape, (problem.c_out,)
+    x, weight, bias = (rng.integers(-8, 9, shape).astype(np.float32) for shape in shapes)
+    whole = plan_of(problem, form)
+    for plan in (whole, replace(whole, row_tile=5 * form.outputs)):
+        np.testing.assert_array_equal(run(problem, plan, x, weight, bias), reference(problem, x, weight, bias))
 
 
 @st.composite

@@ -24,6 +24,9 @@ from cupy_convt.core.tiles_cpu import fit
 
 #: From this stride on a phase-minor order of the products has loops long enough to be read and written as they lie.
 PHASES_INNER_FROM = 32
+#: Groups of outputs up to which whole rows are put together from sums in the order of the products, which are of all
+#: items: longer rows have loops of their own that are long enough.
+SHORT_ROWS = 64
 #: Numbers that the products of a tile may have: at least, at most, and between them for each channel summed over:
 #: long sums are worth large products, short ones want theirs in the cache.
 LEAST_RESULTS, MOST_RESULTS, RESULTS_PER_CHANNEL = 1 << 19, 1 << 22, 1 << 13

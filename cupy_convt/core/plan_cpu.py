@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cupy_convt.core.device import DeviceSpec
-from cupy_convt.core.phases_cpu import Form, phase_forms, phase_tiles
+from cupy_convt.core.phases_cpu import SHORT_ROWS, Form, phase_forms, phase_tiles
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, row_grid
 from cupy_convt.core.subpixel_cpu import SubpixelForm, kept_bytes, subpixel_bytes, subpixel_forms, subpixel_tile
@@ -203,6 +203,8 @@ def phase_plan(problem: Problem, device: DeviceSpec, limit: int, form: Form) -> 
     inputs = columns * (sections // beside) * real.c_in * (1 + 2 * form.outputs * (form.points > 1))
     results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride * beside
     tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
+    if form.points > 1 and cut.groups <= SHORT_ROWS:
+        tile += results // beside * form.outputs
     return CpuPlan(
         "gemm",
         form.name,

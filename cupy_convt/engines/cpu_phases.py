@@ -30,11 +30,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from cupy_convt.core.phases_cpu import PHASES_INNER_FROM, Form, rows_of
+from cupy_convt.core.phases_cpu import PHASES_INNER_FROM, SHORT_ROWS, Form, rows_of
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.engines.cpu_arrays import Pieces
@@ -101,7 +100,7 @@ def _tile(pieces: Pieces, plan: CpuPlan, operand: Array, packed: bool, tile: Pha
     groups = slice(tile.group, tile.group + 1)
     bias = None if pieces.bias is None else pieces.bias_of(groups, tile.channels)[:, 0]
     piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
-    _combine(form, problem.stride, products, bias, piece[:, 0], begin - start)
+    _combine(form, problem.stride, products, bias, piece[:, 0], begin - start, scratch)
     pieces.finish(piece, tile.items, groups, tile.channels, start, stop, biased=True)
 
 
@@ -211,41 +210,67 @@ def _places(first: int, step: int, stride: int, length: int, groups: int) -> tup
     return tuple(found)
 
 
-def _combine(form: Form, stride: int, m: Array, bias: Array | None, target: Array, begin: int) -> None:
+@lru_cache(maxsize=64)
+def _sample_places(outputs: int, stride: int, length: int, begin: int, columns: int) -> Array:
+    """Where in sums (i, f, column) the samples of a row are, the first of them sample -begin of column 0."""
+    group, rest = np.divmod(np.arange(length) - begin, outputs * stride)
+    return np.asarray(rest * columns + group)
+
+
+def _combine(
+    form: Form, stride: int, m: Array, bias: Array | None, target: Array, begin: int, scratch: Scratch
+) -> None:
     """Add up m (points, n, co, f, p) into the samples of target (n, co, t); group 0 begins at sample `begin` of it.
 
     Where sections lie beside each other in f, the last of them has that group at p = 0, the first one at the end.
     """
-    beside = m.shape[3] // stride
-    later, m = m, m[:, :, :, :stride, beside - 1 :]
-    items, c_out, _, groups = m.shape[1:]
-    for section in range(1, beside):
-        first = beside - 1 - section
-        np.add(m, later[:, :, :, section * stride : (section + 1) * stride, first : first + groups], out=m)
+    items, c_out, phases, columns = m.shape[1:]
+    later = phases // stride - 1
+    if bias is not None:  # (planes, co) for each item
+        bias = np.broadcast_to(bias[:, None], (len(bias), items // len(bias), c_out)).reshape(items, c_out)
+    whole = target[0].flags.c_contiguous and m.strides[-1] == m.itemsize
+    if form.points > 1 and columns - later <= SHORT_ROWS and whole:
+        flat = m.transpose(0, 2, 3, 1, 4).reshape(form.points, c_out, phases, items * columns)
+        low = flat[:, :, :stride, later:]
+        for section in range(1, later + 1):
+            np.add(low, flat[:, :, section * stride : (section + 1) * stride, later - section : -section], out=low)
+        shift = None if bias is None else np.repeat(bias.T, columns, 1)[:, None, later:]
+        # where the tile's weight may have been, which has been multiplied
+        sums = scratch.get("weight", (c_out, form.outputs, stride, items * columns), m.dtype)
+        _outputs(form, low, shift, lambda operation, a, b, i: operation(a, b, out=sums[:, i, :, later:]))
+        samples = _sample_places(form.outputs, stride, target.shape[-1], begin, items * columns) + later
+        for n in range(items):  # mode: any but "raise", which would want another buffer
+            np.take(sums.reshape(c_out, -1), samples + n * columns, axis=1, out=target[n], mode="wrap")
+        return
+    first = m[:, :, :, :stride, later:]
+    for section in range(1, later + 1):
+        begins = later - section
+        part = m[:, :, :, section * stride : (section + 1) * stride, begins : begins + first.shape[-1]]
+        np.add(first, part, out=first)
     step = form.outputs * stride
-    shift = np.zeros((1, c_out), m.dtype) if bias is None else bias
-    shift = np.broadcast_to(shift[:, None], (shift.shape[0], items // shift.shape[0], c_out)).reshape(items, c_out)
-    shift = shift[:, :, None, None]
 
-    def store(operation: Callable[..., Any], a: Array, b: Array, i: int) -> None:
-        for phases, there, sample in _places(begin + i * stride, step, stride, target.shape[-1], groups):
+    def store(operation: np.ufunc, a: Array, b: Array, i: int) -> None:
+        for phases, there, sample in _places(begin + i * stride, step, stride, target.shape[-1], a.shape[-1]):
             shape = items, c_out, phases.stop - phases.start, there.stop - there.start
             n, c, t = target.strides
             home = np.lib.stride_tricks.as_strided(target[..., sample:], shape, (n, c, t, t * step))
-            operation(a[:, :, phases, there], b if b is shift else b[:, :, phases, there], out=home)
+            operation(a[:, :, phases, there], b[:, :, phases, there] if b.shape == a.shape else b, out=home)
 
+    _outputs(form, first, None if bias is None else bias[:, :, None, None], store)
+
+
+def _outputs(form: Form, m: Array, bias: Array | None, store: Callable[[np.ufunc, Array, Array, int], None]) -> None:
+    """Sums of m (points, ...), which are overwritten, and the bias: store(operation, a, b, i) for each output i."""
     if form.points == 1:
-        store(np.add, m[0], shift, 0)
+        store(np.add, m[0], np.zeros((1,) * (m.ndim - 1), m.dtype) if bias is None else bias, 0)
         return
+    if bias is not None:
+        np.add(m[1], bias, out=m[1])
     if form.points == 3:
-        if bias is not None:
-            np.add(m[1], shift, out=m[1])
         store(np.add, m[0], m[1], 0)
         store(np.add, m[1], m[2], 1)
         return
     low, even, odd, high = m
-    if bias is not None:
-        np.add(even, shift, out=even)
     if form.outputs == 3:
         store(np.subtract, even, odd, 1)
         np.add(even, odd, out=even)

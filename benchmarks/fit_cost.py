@@ -3,6 +3,7 @@
 
     python -m benchmarks.fit_cost [RESULTS.json ...]           prints old and new error, and what would change
     python -m benchmarks.fit_cost [RESULTS.json ...] --write   writes the constants to their file, with their source
+    python -m benchmarks.fit_cost [RESULTS.json ...] --folds 5   how well layers are predicted that the fit has not seen
 
 Results are those of `benchmarks.run --plans-only` or `--all-methods`, and of `benchmarks.sweep`. Least squares on the
 logarithm of the times: a factor of two is as bad for a microsecond as for a second. Plans near the best one of their
@@ -43,6 +44,9 @@ PRIOR = 0.1
 #: Errors beyond about this factor's logarithm count linearly: one odd measurement must not bend the rest.
 ODD = 0.3
 
+#: The end of the name of a row whose weight was kept.
+KEPT = ", kept"
+
 #: Seconds of a sample under some constants.
 Model = Callable[[Any, Any], float]
 
@@ -55,6 +59,11 @@ class Row:
     plans: dict[str, Any]
     seconds: dict[str, float]
     weight: float = 1.0
+
+    @property
+    def layer(self) -> str:
+        """What it has in common with the rows of other dtypes and of kept weights."""
+        return self.name.removesuffix(KEPT)
 
 
 def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
@@ -81,7 +90,7 @@ def read(path: Path) -> tuple[list[Row], list[str], dict[str, Any]]:
             if measured:
                 plans = {name: (problem, found[name], device, kept) for name in measured}
                 weight = 1.0 if "fields" in row else LAYER_WEIGHT
-                rows.append(Row(row["name"] + ", kept" * kept, plans, measured, weight))
+                rows.append(Row(row["name"] + KEPT * kept, plans, measured, weight))
     return rows, unused, data["environment"]
 
 
@@ -124,6 +133,24 @@ def _weighted(row: Row) -> Iterable[tuple[str, float, float]]:
     """Name, seconds and weight of each sample of a row."""
     best = min(row.seconds.values())
     return [(name, time, math.sqrt(row.weight * best / time)) for name, time in row.seconds.items()]
+
+
+def held_out(rows: Sequence[Row], start: Any, model: Model, folds: int) -> Quality:
+    """How well every row is predicted by constants that are fitted without it: its layer, or its point of a sweep.
+
+    `start`, to which a constant stays near that no other row depends on, may have seen it.
+    """
+    names = list(dict.fromkeys(row.layer for row in rows))
+    parts = []
+    for fold in range(folds):
+        unseen = set(names[fold::folds])
+        constants = fit([row for row in rows if row.layer not in unseen], start, model)
+        parts.append(Quality.of([row for row in rows if row.layer in unseen], constants, model))
+    return Quality(
+        sorted(regret for part in parts for regret in part.regrets),
+        [error for part in parts for error in part.errors],
+        [error for part in parts for error in part.chosen_errors],
+    )
 
 
 @dataclass(frozen=True)
@@ -194,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "results", nargs="*", type=Path, default=RESULTS, help="results files (cpu-plans.json, sweep-cpu.json)"
     )
     parser.add_argument("--write", action="store_true", help="write the constants to their file")
+    parser.add_argument("--folds", type=int, default=0, help="leave each of so many parts of the layers out once")
     options = parser.parse_args(argv)
     rows: list[Row] = []
     environment: dict[str, Any] = {}
@@ -208,6 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     old = constants_cpu.FITTED
     new = fit(rows, old, cpu_seconds)
     print(f"{len(rows)} rows, {sum(len(row.seconds) for row in rows)} times")
+    if options.folds:
+        print(f"unseen: {held_out(rows, old, cpu_seconds, options.folds)}")
     print(f"old: {Quality.of(rows, old, cpu_seconds)}")
     print(f"new: {Quality.of(rows, new, cpu_seconds)}")
     for field in dataclasses.fields(new):

@@ -67,6 +67,18 @@ def test_quality_is_regret_and_error() -> None:
     assert "within 2x: 100 %" in text
 
 
+def test_held_out_rows_are_predicted_by_the_others() -> None:
+    """A row unlike the others is predicted badly by constants that have not seen it, in either form of its weight."""
+    rows = toy_rows()
+    odd = {"a/x": ("a", 1e6), "b/y": ("b", 1e6)}
+    rows += [Row(f"odd{kept}", odd, {"a/x": 1.0, "b/y": 0.5}) for kept in ("", fit_cost.KEPT)]
+    unseen = fit_cost.held_out(rows, Toy(), toy, len(rows) - 1)
+    assert len(unseen.regrets) == len(rows) and len(unseen.errors) == 2 * len(rows)
+    assert unseen.regrets[-2:] == pytest.approx([2.0, 2.0])
+    assert sum(error < 0.1 for error in unseen.errors) == 4
+    assert sum(0.5 < error < 2 for error in unseen.errors) == len(unseen.errors) - 4
+
+
 @pytest.mark.slow
 def test_the_cpus_constants_are_found_from_its_own_predictions() -> None:
     """The real model on real layers: times made from changed constants lead back to predictions of those times."""

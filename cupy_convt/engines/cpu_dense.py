@@ -101,7 +101,7 @@ def _add_taps(
         low, high = taps.start, min(taps.stop, part.taps)
         if products is None or low >= high:
             if taps.start == 0:
-                view[...] = 0
+                _clear(view)
             continue
         operands = []
         for m in range(low, high):
@@ -109,6 +109,15 @@ def _add_taps(
             shift = first - (part.lead - m * grid.input_step) - rows.start
             operands.append((products[:, :, tap : tap + part.count], shift))
         _overlap_add(view, operands, overwrite=taps.start == 0)
+
+
+def _clear(view: Array) -> None:
+    """Fill samples (n, co, count, rows) with zeros, in loops along the longer of the last two axes."""
+    if view.shape[-2] > view.shape[-1]:
+        view[...] = 0
+        return
+    for residue in range(view.shape[-2]):
+        view[..., residue, :] = 0
 
 
 def _products(

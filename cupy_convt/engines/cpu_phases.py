@@ -228,8 +228,7 @@ def _combine(
     later = phases // stride - 1
     if bias is not None:  # (planes, co) for each item
         bias = np.broadcast_to(bias[:, None], (len(bias), items // len(bias), c_out)).reshape(items, c_out)
-    whole = target[0].flags.c_contiguous and m.strides[-1] == m.itemsize
-    if form.points > 1 and columns - later <= SHORT_ROWS and whole:
+    if form.points > 1 and columns - later <= SHORT_ROWS and m.strides[-1] == m.itemsize:
         flat = m.transpose(0, 2, 3, 1, 4).reshape(form.points, c_out, phases, items * columns)
         low = flat[:, :, :stride, later:]
         for section in range(1, later + 1):
@@ -239,8 +238,11 @@ def _combine(
         sums = scratch.get("weight", (c_out, form.outputs, stride, items * columns), m.dtype)
         _outputs(form, low, shift, lambda operation, a, b, i: operation(a, b, out=sums[:, i, :, later:]))
         samples = _sample_places(form.outputs, stride, target.shape[-1], begin, items * columns) + later
-        for n in range(items):  # mode: any but "raise", which would want another buffer
-            np.take(sums.reshape(c_out, -1), samples + n * columns, axis=1, out=target[n], mode="wrap")
+        places = samples + np.arange(0, items * columns, columns)[:, None]
+        # two calls for all items, with the products' memory between them: short calls wait for the interpreter
+        rows = scratch.get("products", (c_out, items, target.shape[-1]), m.dtype)
+        np.take(sums.reshape(c_out, -1), places, axis=1, out=rows, mode="wrap")  # "raise" would want a buffer
+        np.copyto(target, rows.transpose(1, 0, 2))
         return
     first = m[:, :, :, :stride, later:]
     for section in range(1, later + 1):

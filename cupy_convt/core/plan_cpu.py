@@ -16,7 +16,7 @@ from cupy_convt.core.phases_cpu import SHORT_ROWS, Form, phase_forms, phase_tile
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, row_grid
 from cupy_convt.core.subpixel_cpu import SubpixelForm, kept_bytes, subpixel_bytes, subpixel_forms, subpixel_tile
-from cupy_convt.core.tiles_cpu import DENSE_TAPS, dense_tile, fit
+from cupy_convt.core.tiles_cpu import DENSE_TAPS, PADDED_FROM, dense_tile, fit
 from cupy_convt.core.tiles_fft_cpu import fft_tiles
 from cupy_convt.core.transforms_cpu import FftForm, fft_forms
 
@@ -141,7 +141,8 @@ def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, 
     )
     if by_tiles:
         channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
-    columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, problem.l_in)
+    longest = problem.l_in + problem.l_in // PADDED_FROM
+    columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, longest)
     tile = columns * channel_tile * outputs * kernel
     if real.converted or batch_tile > 1:
         tile += columns * real.c_in

@@ -13,6 +13,8 @@ from cupy_convt.core.rows_cpu import RealShape, row_grid
 
 #: Taps of one phase that one dense product covers; longer filters are summed over several products.
 DENSE_TAPS = 32
+#: Inputs, for each zero beyond their ends, from which it is worth being added up, so that all rows are alike.
+PADDED_FROM = 16
 #: Results that a dense product wants, so that a tile is worth its calls, and inputs that it may take for them.
 LEAST_CELLS, MOST_INPUTS = 1 << 19, 1 << 19
 #: Multiply-accumulates, sixteen of them for one, plus taps and results, below which a second thread does not pay:

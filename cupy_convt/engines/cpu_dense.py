@@ -24,7 +24,7 @@ import numpy as np
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
-from cupy_convt.core.tiles_cpu import DENSE_TAPS
+from cupy_convt.core.tiles_cpu import DENSE_TAPS, PADDED_FROM
 from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
@@ -81,15 +81,29 @@ def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: Den
 def _products_of_taps(
     pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: DenseTile, taps: slice, scratch: Scratch
 ) -> tuple[Array | None, int]:
-    """P (n, co, j, i) of taps m in `taps` of every phase, None where they reach no input, and its first input."""
+    """P (n, co, j, i) of taps m in `taps` of every phase, None where they reach no input, and its first input.
+
+    Where x ends and is long, P goes on with zeros, so that all rows are added up alike.
+    """
     problem = pieces.problem
     leads = [run.lead for run in grid.runs if run.taps] or [0]
-    first = max(tile.rows.start + min(leads) - (taps.stop - 1) * grid.input_step, 0)
-    stop = min(tile.rows.stop + max(leads) - taps.start * grid.input_step, problem.l_in)
-    if first >= stop:
+    first = tile.rows.start + min(leads) - (taps.stop - 1) * grid.input_step
+    stop = tile.rows.stop + max(leads) - taps.start * grid.input_step
+    inputs = slice(max(first, 0), min(stop, problem.l_in))
+    if inputs.start >= inputs.stop:
         return None, first
     every = slice(taps.start * grid.tap_step, min(taps.stop * grid.tap_step, problem.kernel_size))
-    return _products(pieces, plan, weight, tile, every, slice(first, stop), scratch), first
+    zeros = inputs.start - first, stop - inputs.stop
+    length = inputs.stop - inputs.start
+    if _side_by_side(pieces, plan, tile, length) or PADDED_FROM * sum(zeros) > length:
+        zeros, first = (0, 0), inputs.start
+    return _products(pieces, plan, weight, tile, every, inputs, zeros, scratch), first
+
+
+def _side_by_side(pieces: Pieces, plan: CpuPlan, tile: DenseTile, length: int) -> bool:
+    """Whether the items of a tile, each of so many inputs, share a product."""
+    items = pieces.real.planes * (tile.items.stop - tile.items.start)
+    return plan.variant == "columns" and items > 1 and length < SIDE_BY_SIDE_BELOW
 
 
 def _add_taps(
@@ -121,9 +135,16 @@ def _clear(view: Array) -> None:
 
 
 def _products(
-    pieces: Pieces, plan: CpuPlan, weight: Array, tile: DenseTile, taps: slice, inputs: slice, scratch: Scratch
+    pieces: Pieces,
+    plan: CpuPlan,
+    weight: Array,
+    tile: DenseTile,
+    taps: slice,
+    inputs: slice,
+    zeros: tuple[int, int],
+    scratch: Scratch,
 ) -> Array:
-    """P as (n, co, j, i), whatever its order in memory."""
+    """P as (n, co, j, i), whatever its order in memory, with so many zeros before and after in i."""
     real, group = pieces.real, tile.group
     scale = real.c_out // pieces.problem.c_out_group
     c_out, kernel = tile.channels.stop - tile.channels.start, taps.stop - taps.start
@@ -138,21 +159,25 @@ def _products(
     channels = slice(group * per_group, (group + 1) * per_group)
     items, length = real.planes * (tile.items.stop - tile.items.start), inputs.stop - inputs.start
     width = c_out * scale * kernel
-    if plan.variant == "columns" and items > 1 and length < SIDE_BY_SIDE_BELOW:
+    if _side_by_side(pieces, plan, tile, length):
         side_by_side = scratch.get("columns", (real.c_in, items, length), pieces.dtype)
         if not scratch.holds("columns", (tile.items.start, group, inputs.start, side_by_side.shape)):
             pieces.fill_inputs(side_by_side.transpose(1, 0, 2), tile.items, channels, inputs.start)
         out = scratch.get("products", (width, items * length), pieces.dtype)
         np.matmul(matrix.T, side_by_side.reshape(real.c_in, items * length), out=out)
         return out.reshape(c_out * scale, kernel, items, length).transpose(2, 0, 1, 3)
+    before, after = zeros[0], zeros[0] + length
+    total = after + zeros[1]
     x = pieces.inputs(scratch, tile.items, channels, inputs.start, inputs.stop)
     if plan.variant == "columns":
-        out = scratch.get("products", (items, width, length), pieces.dtype)
-        np.matmul(matrix.T, x, out=out)
-        return out.reshape(items, c_out * scale, kernel, length)
-    out = scratch.get("products", (items, length, width), pieces.dtype)
-    np.matmul(x.transpose(0, 2, 1), matrix, out=out)
-    return out.reshape(items, length, c_out * scale, kernel).transpose(0, 2, 3, 1)
+        out = scratch.get("products", (items, width, total), pieces.dtype)
+        np.matmul(matrix.T, x, out=out[..., before:after])
+        out[..., :before], out[..., after:] = 0, 0
+        return out.reshape(items, c_out * scale, kernel, total)
+    out = scratch.get("products", (items, total, width), pieces.dtype)
+    np.matmul(x.transpose(0, 2, 1), matrix, out=out[:, before:after])
+    out[:, :before], out[:, after:] = 0, 0
+    return out.reshape(items, total, c_out * scale, kernel).transpose(0, 2, 3, 1)
 
 
 def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:

@@ -138,8 +138,9 @@ class Scratch:
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize
         if name not in self._buffers or self._buffers[name].size < size:
+            last = None  # gone before there is a larger one
             self._arrays.pop(name, None)
-            self._buffers.pop(name, None)  # gone before there is a larger one
+            self._buffers.pop(name, None)
             self._buffers[name] = np.empty(size, np.uint8)
         array: Array = np.ndarray(shape, dtype, self._buffers[name])
         self._arrays[name] = array

@@ -227,15 +227,13 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
     real, grid = RealShape.of(problem), row_grid(problem)
     plans = []
     for block in TOEPLITZ_BLOCKS:
-        window = real.c_in * (block + grid.span) + 1
-        width = block * problem.stride
+        window, width = real.c_in * (block + grid.span) + 1, block * problem.stride
         packed = problem.groups * real.c_out * window * width * real.item
         if packed > min(limit // 2, 64 << 20) or (block > grid.rows and block > TOEPLITZ_BLOCKS[0]):
             continue
         cells = max(min(TOEPLITZ_CELLS, (limit - packed) // (_workers(device) * 3 * real.item)), window + width)
         most_blocks = ceil_div(grid.rows, block)
-        per_block = width * real.c_out
-        per_block += 0 if block_by_block(real, problem.batch * real.planes, most_blocks) else window
+        per_block = width * real.c_out + window * (not block_by_block(real, problem.batch * real.planes, most_blocks))
         of_signal = most_blocks, per_block * real.planes
         if most_blocks < MERGED_BELOW:
             blocks, batch_tile, group_tile = fit(cells, of_signal, (problem.batch, 1), (problem.groups, 1))

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cupy_convt.core.dispatch import choose
-from cupy_convt.core.plan_cpu import CpuPlan, candidates
-from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
-from cupy_convt.core.rows_cpu import row_grid
+from cupy_convt.core.plan_cpu import CpuPlan, block_by_block, candidates
+from cupy_convt.core.problem import DTYPES, EPSILON, Problem, ceil_div, is_complex
+from cupy_convt.core.rows_cpu import RealShape, row_grid
 from cupy_convt.engines import cpu_threads
 from cupy_convt.engines.cpu import CpuEngine, reference
 from cupy_convt.engines.cpu_arrays import convert, copy_runs
@@ -37,6 +37,8 @@ AWKWARD = {
     "more taps than one product has": Problem(1, 3, 70, 2, 300, 2),
     "filter longer than the input": Problem(2, 1, 20, 1, 5000, 3, p_left=7),
     "depthwise": Problem(2, 24, 130, 24, 12, 2, groups=24, p_left=5, p_right=5),
+    "short depthwise": Problem(6, 12, 21, 12, 6, 3, groups=12, p_left=2, p_right=1),
+    "short, each channel to two": Problem(5, 3, 37, 6, 9, 2, 3, groups=3, p_left=-70, p_right=4),
     "large stride": Problem(2, 20, 9, 1, 1024, 256, p_left=128, p_right=128),
     "several tiles": Problem(3, 8, 3001, 5, 8, 4, p_left=2, p_right=2),
 }
@@ -255,6 +257,72 @@ def test_packed_weights_serve_any_length() -> None:
                 assert_close(problem, plan, out, x[:1, :, :length], weight, bias)
                 served += 1
     assert served > 8
+
+
+def blocks(problem: Problem) -> list[CpuPlan]:
+    return [plan for plan in plans(problem) if plan.block]
+
+
+@pytest.mark.parametrize("name", ["depthwise", "short depthwise", "one sample", "several tiles"])
+def test_weights_packed_by_tiles_give_the_same_bits(name: str) -> None:
+    """Zeros beside the bands are kept between calls: those of other geometries, and other weights, leave no trace."""
+    problem = AWKWARD[name]
+    for seed, shift in ((0, 0), (1, 0), (2, 1), (3, 0), (4, -1)):
+        shifted = replace(problem, p_left=problem.p_left + shift, p_right=problem.p_right - shift)
+        x, weight, bias = arguments(shifted, seed)
+        for plan in blocks(shifted):
+            out = empty(shifted)
+            ENGINE.run(shifted, plan, x, weight, bias, out, ENGINE.pack(shifted, plan, weight))
+            assert out.tobytes() == run(shifted, plan, x, weight, bias).tobytes(), plan.name
+
+
+def test_short_signals_of_a_batch_are_read_where_they_lie() -> None:
+    """Products of x itself: what lies beside a signal in memory is not even multiplied by zero."""
+    problem = Problem(5, 3, 20, 3, 4, 2, groups=3, p_left=1, p_right=1)
+    x, weight, bias = arguments(problem)
+    around = np.full((5, 3, 22), np.nan, x.dtype)
+    around[..., 1:-1] = x
+    chosen = blocks(problem)
+    assert chosen
+    for plan in chosen:
+        assert block_by_block(RealShape.of(problem), problem.batch, ceil_div(20, plan.block))
+        out = run(problem, plan, around[..., 1:-1], weight, bias)
+        assert_close(problem, plan, out, x, weight, bias)
+        without = run(problem, plan, np.asfortranarray(x), weight)
+        assert_close(problem, plan, without, x, weight, np.zeros_like(bias))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (1, 3000), (2, 700), (3, 33), (4, 33)])
+def test_the_bias_of_blocks_is_added_once(shape: tuple[int, int]) -> None:
+    for groups, outputs in ((3, 3), (3, 6), (1, 2)):
+        problem = Problem(shape[0], 3, shape[1], outputs, 4, 2, groups=groups, has_bias=True)
+        x, weight, bias = arguments(problem)
+        for dtype in ("float32", "complex64"):
+            mixed = replace(problem, x_dtype=dtype)
+            values = x if dtype == "float32" else x + 1j * x[..., ::-1]
+            offset = bias if dtype == "float32" else bias - 2j * bias
+            for plan in blocks(mixed):
+                got = run(mixed, plan, values, weight, offset)
+                assert_close(mixed, plan, got, values, weight, offset)
+
+
+def test_scratch_keeps_the_zeros_of_a_pattern() -> None:
+    scratch = cpu_threads.Scratch()
+    first, new = scratch.zero_but("a", (3, 4), np.float32, "left")
+    assert new and not first.any()
+    first[:, 0] = 1
+    for _ in range(2):
+        scratch.end_of_call()
+        again, new = scratch.zero_but("a", (3, 4), np.float32, "left")
+        assert not new and (again == np.eye(1, 4)).all()
+    for shape, dtype in (((3, 4), np.float32), ((4, 3), np.float32), ((4, 3), np.float64)):
+        other, new = scratch.zero_but("a", shape, dtype, "right")
+        assert new and not other.any() and other.shape == shape and other.dtype == dtype
+        other[...] = 2
+    large, new = scratch.zero_but("a", (cpu_threads.KEPT_BYTES + 1,), np.uint8, "right")
+    large[...] = 3
+    scratch.end_of_call()
+    assert scratch.zero_but("a", large.shape, np.uint8, "right")[1]
 
 
 def test_half_conversions_are_exact() -> None:

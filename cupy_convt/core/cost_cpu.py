@@ -12,7 +12,7 @@ from math import log2
 from cupy_convt.core.constants_cpu import FITTED, FITTED_PEAK, Constants
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.phases_cpu import rows_of
-from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan
+from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, block_by_block
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS, threads
@@ -159,15 +159,18 @@ def _subpixel(
 def _toeplitz(
     problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants
 ) -> float:
-    window, width = real.c_in * (plan.block + grid.span), plan.block * problem.stride
+    window, width = real.c_in * (plan.block + grid.span) + 1, plan.block * problem.stride
     blocks = real.planes * problem.batch * problem.groups * ceil_div(grid.rows, plan.block)
     rows_of_blocks = ceil_div(plan.row_tile, plan.block)
-    together = min(rows_of_blocks, ceil_div(grid.rows, plan.block))
-    if together < MERGED_BELOW:
-        together *= plan.batch_tile * real.planes
+    together, signals = min(rows_of_blocks, ceil_div(grid.rows, plan.block)), plan.batch_tile * real.planes
+    apart = block_by_block(real, signals, together)
+    if apart:
+        together = signals
+    elif together < MERGED_BELOW:
+        together *= signals
     products, outputs = blocks / together * real.c_out, blocks * width * real.c_out
-    # windows are copied for the product, and by BLAS with the matrix of taps for each product
-    each = blocks * (real.c_in * c.toeplitz_run + window * c.toeplitz_copy)
+    # windows are copied for the product, unless x holds them, and by BLAS with the matrix of taps for each product
+    each = 0.0 if apart else blocks * (real.c_in * c.toeplitz_run + window * c.toeplitz_copy)
     each += products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
     tiles = _tiles(problem, plan, grid)
     each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile

@@ -26,8 +26,8 @@ TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 #: Numbers in a tile: sums of the direct method, products of a dense one, windows and results of blocks. Smaller tiles
 #: would stay in nearer caches, but NumPy's calls on them are so short that two threads wait for the interpreter.
 DIRECT_SUMS, DENSE_CELLS, TOEPLITZ_CELLS = 1 << 18, 1 << 20, 1 << 20
-#: Blocks of one signal below which the signals of a batch share a product.
-MERGED_BELOW = 16
+#: Blocks of a signal below which the signals of a batch share products; signals from which each block has its own.
+MERGED_BELOW, APART_FROM = 16, 4
 
 
 @dataclass(frozen=True)
@@ -220,25 +220,28 @@ def phase_plan(problem: Problem, device: DeviceSpec, limit: int, form: Form) -> 
     )
 
 
+def block_by_block(real: RealShape, signals: int, blocks: int) -> bool:
+    """Whether a Toeplitz tile of so many signals makes one product of each block: x itself is its left operand."""
+    return real.c_in == 1 and blocks < MERGED_BELOW and signals >= APART_FROM
+
+
 def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
     """Blocks of rows as one product with a banded matrix of taps."""
     real, grid = RealShape.of(problem), row_grid(problem)
     plans = []
     for block in TOEPLITZ_BLOCKS:
-        window = real.c_in * (block + grid.span)
-        width = block * problem.stride
+        window, width = real.c_in * (block + grid.span) + 1, block * problem.stride
         packed = problem.groups * real.c_out * window * width * real.item
         if packed > min(limit // 2, 64 << 20) or (block > grid.rows and block > TOEPLITZ_BLOCKS[0]):
             continue
         cells = max(min(TOEPLITZ_CELLS, (limit - packed) // (_workers(device) * 3 * real.item)), window + width)
-        per_block = window + width * real.c_out
         most_blocks = ceil_div(grid.rows, block)
+        per_block = width * real.c_out + window * (not block_by_block(real, problem.batch * real.planes, most_blocks))
+        of_signal = most_blocks, per_block * real.planes
         if most_blocks < MERGED_BELOW:
-            order = (most_blocks, per_block * real.planes), (problem.batch, 1), (problem.groups, 1)
-            blocks, batch_tile, group_tile = fit(cells, *order)
+            blocks, batch_tile, group_tile = fit(cells, of_signal, (problem.batch, 1), (problem.groups, 1))
         else:
-            order = (most_blocks, per_block * real.planes), (problem.groups, 1), (problem.batch, 1)
-            blocks, group_tile, batch_tile = fit(cells, *order)
+            blocks, group_tile, batch_tile = fit(cells, of_signal, (problem.groups, 1), (problem.batch, 1))
         tile = real.planes * batch_tile * group_tile * (blocks * per_block + real.c_in * (blocks * block + grid.span))
         plans.append(
             CpuPlan(

@@ -143,12 +143,12 @@ class Problem:
         """Length of the result."""
         return self.l_full - self.p_left - self.p_right
 
-    @property
+    @cached_property
     def c_in_group(self) -> int:
         """Input channels of one group."""
         return self.c_in // self.groups
 
-    @property
+    @cached_property
     def c_out_group(self) -> int:
         """Output channels of one group."""
         return self.c_out // self.groups

@@ -110,6 +110,7 @@ class RealShape:
     converted: bool
 
     @staticmethod
+    @lru_cache(maxsize=1024)
     def of(problem: Problem) -> RealShape:
         """The real sizes of a problem, channels counted within one group."""
         x, weight = is_complex(problem.x_dtype), is_complex(problem.weight_dtype)

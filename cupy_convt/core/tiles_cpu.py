@@ -6,6 +6,7 @@ And how many cores that is: few problems of a millisecond are worth two.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 from cupy_convt.core.problem import Problem, ceil_div
@@ -22,6 +23,7 @@ LEAST_CELLS, MOST_INPUTS = 1 << 19, 1 << 19
 PARALLEL_FROM = 3 << 19
 
 
+@lru_cache(maxsize=1024)
 def threads(problem: Problem, cores: int) -> int:
     """Threads that a problem is worth."""
     arrays = prod(problem.weight_shape) + prod(problem.out_shape)

@@ -48,6 +48,8 @@ def _packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     """Whether tiles pack a weight that is not kept themselves, each what no other one needs."""
     if plan.method == "fft":
         return cpu_fft_pack.packs_by_tile(problem, plan)
+    if plan.block:
+        return cpu_toeplitz.packs_by_tile(problem, plan)
     return plan.form is not None and cpu_phases_pack.packs_by_tile(problem, plan)
 
 
@@ -165,7 +167,7 @@ class CpuEngine:
         elif plan.form:
             cpu_phases.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.block:
-            cpu_toeplitz.run(pieces, plan, operand, parallel=parallel)
+            cpu_toeplitz.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         else:
             cpu_dense.run(pieces, plan, operand, parallel=parallel)
 

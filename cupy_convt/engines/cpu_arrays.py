@@ -10,6 +10,9 @@ planes otherwise: real and imaginary part side by side.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 from cupy_convt.core.problem import Problem, is_complex, real_dtype
@@ -18,6 +21,9 @@ from cupy_convt.engines.cpu_threads import Array, Scratch
 
 #: Elements of the longest run that is copied as one item.
 LONGEST_ITEM = 128
+#: Samples of rows, and of an item (a quarter of the second-level cache), for which a bias is written out before it is
+#: added to the items of a batch.
+SPREAD_ROW, SPREAD_ITEM = 512, 1 << 16
 
 
 def convert(source: Array, out: Array) -> None:
@@ -26,11 +32,16 @@ def convert(source: Array, out: Array) -> None:
         np.copyto(out, source, casting="unsafe")
 
 
+@lru_cache(maxsize=64)
+def _void(nbytes: int) -> np.dtype[np.void]:
+    return np.dtype((np.void, nbytes))
+
+
 def copy_runs(source: Array, home: Array) -> None:
     """Copy runs along the last axis, contiguous in both, each as one item: many times faster where runs are short."""
     run, item = source.shape[-1], source.itemsize
     if source.strides[-1] == home.strides[-1] == item and 1 < run <= LONGEST_ITEM:
-        whole = np.dtype((np.void, run * item))
+        whole = _void(run * item)
         np.copyto(home.view(whole), source.view(whole))
     else:
         np.copyto(home, source)
@@ -55,18 +66,21 @@ def real_weight(problem: Problem, weight: Array) -> Array:
     return out.reshape(c_in * planes, c_out * 2, taps)
 
 
+@lru_cache(maxsize=1024)
+def _traits(problem: Problem) -> tuple[RealShape, np.dtype[Any], bool, bool]:
+    dtype = np.dtype(real_dtype(problem.accumulator))
+    return RealShape.of(problem), dtype, is_complex(problem.x_dtype), is_complex(problem.weight_dtype)
+
+
 class Pieces:
     """Inputs and results of one call, handed out as real pieces."""
 
     def __init__(self, problem: Problem, x: Array, bias: Array | None, out: Array) -> None:
         self.problem = problem
-        self.real = RealShape.of(problem)
-        self.dtype = np.dtype(real_dtype(problem.accumulator))
+        self.real, self.dtype, self.complex_x, self.complex_weight = _traits(problem)
         self.x, self.out = x, out.reshape(problem.out_shape)
         self.plain_x = x.dtype == self.dtype
         self.plain_out = out.dtype == self.dtype
-        self.complex_x = is_complex(problem.x_dtype)
-        self.complex_weight = is_complex(problem.weight_dtype)
         self.bias = None if bias is None else self._real_bias(bias)
 
     def _real_bias(self, bias: Array) -> Array:
@@ -95,8 +109,10 @@ class Pieces:
         if stop == first:
             dest[...] = 0
             return
-        dest[..., :head] = 0
-        dest[..., length - tail :] = 0
+        if head:
+            dest[..., :head] = 0
+        if tail:
+            dest[..., length - tail :] = 0
         inner = dest[..., head : length - tail]
         source = self.x[items, channels, first:stop]
         if self.plain_x:
@@ -144,8 +160,7 @@ class Pieces:
     ) -> None:
         """Bias (unless the method has added it), activation, rounding, and the way home of a piece of results."""
         if self.bias is not None and not biased:
-            by_plane = piece.reshape(self.real.planes, -1, *piece.shape[1:]) if self.real.planes > 1 else piece[None]
-            by_plane += self.bias_of(groups, channels)[:, None, :, :, None]
+            self._add_bias(piece, groups, channels)
         if self.problem.activation is not None:
             apply_activation(piece, *self.problem.activation)
         if self.plain_out:
@@ -158,6 +173,16 @@ class Pieces:
         else:
             count = home.shape[0]
             home.real, home.imag = piece[:count], piece[count:]
+
+    def _add_bias(self, piece: Array, groups: slice, channels: slice) -> None:
+        by_plane = piece.reshape(self.real.planes, -1, *piece.shape[1:]) if self.real.planes > 1 else piece[None]
+        bias = self.bias_of(groups, channels)[:, None, :, :, None]
+        item, short = piece[0], piece.shape[-1] <= SPREAD_ROW
+        if short and by_plane.shape[1] > 1 and item.size <= SPREAD_ITEM and item.flags.c_contiguous:
+            spread = np.empty((by_plane.shape[0], 1, *by_plane.shape[2:]), piece.dtype)
+            spread[...] = bias  # one loop an item instead of one a row
+            bias = spread
+        by_plane += bias
 
     def bias_of(self, groups: slice, channels: slice) -> Array:
         """The bias of a tile (planes of n, g, c)."""

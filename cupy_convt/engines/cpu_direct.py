@@ -20,7 +20,7 @@ passes through the first-level cache, so a handful of channels is enough for BLA
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ from cupy_convt.engines.cpu_arrays import Pieces, residues_of
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 
-@dataclass(frozen=True)
-class DirectTile:
+class DirectTile(NamedTuple):
     """Part of the result: items, groups, channels within each of them, rows."""
 
     items: slice

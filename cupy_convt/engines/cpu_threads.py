@@ -13,9 +13,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from math import prod
@@ -71,8 +70,7 @@ class _OneThread:
         self._users = 0
         self._before = 1
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         calls = _blas_thread_calls()
         assert calls is not None
         get, put = calls
@@ -81,13 +79,14 @@ class _OneThread:
                 self._before = get()
                 put(1)
             self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    put(self._before)
+
+    def __exit__(self, *raised: object) -> None:
+        calls = _blas_thread_calls()
+        assert calls is not None
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                calls[1](self._before)
 
 
 _one_thread = _OneThread()
@@ -101,7 +100,9 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
+        self._arrays: dict[str, Array] = {}
         self._contents: dict[str, object] = {}
+        self._patterns: dict[str, object] = {}
 
     def holds(self, name: str, contents: object) -> bool:
         """Whether the last thing said to be in a buffer is this; from now on it is."""
@@ -114,30 +115,55 @@ class Scratch:
         self._contents.clear()
         if sum(buffer.size for buffer in self._buffers.values()) > KEPT_BYTES:
             self._buffers.clear()
+            self._arrays.clear()
+            self._patterns.clear()
+
+    def zero_but(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, pattern: object) -> tuple[Array, bool]:
+        """An array for users who always write the same elements, and whether it is new: zeros, and theirs to complete.
+
+        What they do not write again is kept from call to call. The name is for such arrays only.
+        """
+        array, key = self.get(name, shape, dtype), (shape, dtype, pattern)
+        new = self._patterns.get(name) != key
+        if new:
+            array[...] = 0
+            self._patterns[name] = key
+        return array, new
 
     def get(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """An uninitialised contiguous array, the memory of which the next call with that name reuses."""
+        last = self._arrays.get(name)
+        if last is not None and last.shape == shape and last.dtype == dtype:
+            return last
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize
         if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers.pop(name, None)  # gone before there is a larger one
+            last = None  # gone before there is a larger one
+            self._arrays.pop(name, None)
+            self._buffers.pop(name, None)
             self._buffers[name] = np.empty(size, np.uint8)
-        return self._buffers[name][:size].view(dtype).reshape(shape)
+        array: Array = np.ndarray(shape, dtype, self._buffers[name])
+        self._arrays[name] = array
+        return array
 
 
 _local = threading.local()
 
 
-@contextmanager
-def _scratch() -> Iterator[Scratch]:
+class _Working:
     """The calling thread's working memory; NaN and Inf are the caller's and pass in silence, as on a GPU."""
-    scratch: Scratch = _local.__dict__.pop("scratch", None) or Scratch()
-    try:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            yield scratch
-    finally:
-        scratch.end_of_call()
-        _local.scratch = scratch
+
+    def __enter__(self) -> Scratch:
+        self._scratch: Scratch = getattr(_local, "scratch", None) or Scratch()
+        _local.scratch = None  # a call inside this one gets its own
+        self._quiet = np.errstate(over="ignore", under="ignore", invalid="ignore")
+        self._quiet.__enter__()
+        return self._scratch
+
+    def __exit__(self, *raised: Any) -> None:
+        self._quiet.__exit__(*raised)
+        self._scratch.end_of_call()
+        _local.scratch = self._scratch
 
 
 def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel: bool, products: bool) -> None:
@@ -147,7 +173,7 @@ def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel
     its threads spin on the cores of whoever comes next.
     """
     if products and _blas_thread_calls() is not None:
-        with _one_thread():
+        with _one_thread:
             _for_each(work, tiles, parallel and cores() > 1)
     else:
         _for_each(work, tiles, parallel and cores() > 1 and not products)
@@ -155,14 +181,14 @@ def for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], *, parallel
 
 def _for_each(work: Callable[[T, Scratch], None], tiles: Iterable[T], parallel: bool) -> None:
     if not parallel:
-        with _scratch() as scratch:
+        with _Working() as scratch:
             for tile in tiles:
                 work(tile, scratch)
         return
     source, lock = iter(tiles), threading.Lock()
 
     def drain() -> None:
-        with _scratch() as scratch:
+        with _Working() as scratch:
             while True:
                 with lock:
                     tile = next(source, None)

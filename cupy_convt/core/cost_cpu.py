@@ -79,10 +79,15 @@ def _passes(real: RealShape) -> float:
 
 
 def _direct(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:
-    passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
-    element = c.direct_element * _passes(real) + c.direct_loop / min(plan.row_tile, grid.rows)
-    calls = sum(2 * real.c_in * run.taps + 1 for run in grid.runs)
-    each = _outputs(problem, real) * (passes * element + c.direct_store * _apart(problem, real))
+    element, outputs = c.direct_element * _passes(real), _outputs(problem, real)
+    if problem.l_in < grid.max_taps:  # input by input, in loops along the taps
+        calls, taps = 2 * real.c_in * problem.l_in, min(problem.kernel_size, problem.l_out)
+        each = outputs / problem.l_out * calls * (taps * element + c.direct_loop) + outputs * element
+    else:
+        calls = sum(2 * real.c_in * run.taps + 1 for run in grid.runs)
+        passes = 1 + 2 * real.c_in * sum(run.count * run.taps for run in grid.runs) / min(problem.stride, problem.l_out)
+        element += c.direct_loop / min(plan.row_tile, grid.rows)
+        each = outputs * (passes * element + c.direct_store * _apart(problem, real))
     tiles = _tiles(problem, plan, grid)
     each += tiles * (c.direct_tile + calls * c.direct_pass)
     each += _cold_bytes(problem, device) * c.cold_byte

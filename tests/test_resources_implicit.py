@@ -258,7 +258,7 @@ def test_no_form_moves_a_tenth_more_than_it_must() -> None:
         assert conflicts <= 1.1, name
     for name, (sectors, conflicts) in committed()["odd rows"].items():
         assert 1 <= sectors <= (1.11 if name.startswith("implicit_gemm float32 fma") else 1.1), name
-        assert conflicts <= (1.12 if "wgmma" in name else 1.1), name
+        assert conflicts <= 1.1, name
 
 
 @pytest.mark.slow

@@ -119,8 +119,8 @@ def ratios(problem: Problem, tile: Tile, launch: Launch, stats: LaunchStats) -> 
     }
     if launch.kernel != "implicit_finish":
         found["sectors of x"] = stats.argument(0).load_sectors / of_x
-    if "parts" in launch.arguments[:4]:  # of the product: sums of one part
-        found["sectors of sums"] = stats.global_store.sectors / stats.global_store.sectors_min
+        if "parts" in launch.arguments[:4]:  # sums of one part
+            found["sectors of sums"] = stats.global_store.sectors / stats.global_store.sectors_min
     if "out" in launch.arguments[:4]:
         found["sectors of out"] = stats.argument(launch.arguments.index("out")).store_sectors / of_out
     return found
@@ -166,10 +166,6 @@ def met_by_staging(dtype: str, tile: Tile, stride: int, odd: bool) -> float:
     return sum(met) / len(met)
 
 
-#: Sectors stored over the fewest, of runs of halves of at most so many bytes that start anywhere.
-SHORT_RUNS = ((64, 1.47), (128, 1.31), (192, 1.21), (256, 1.17))
-
-
 def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
     """What the counts are held to."""
     # multiply-adds take x through registers, 32 samples side by side, which may start inside a sector
@@ -178,13 +174,13 @@ def most(dtype: str, tile: Tile, stride: int, odd: bool) -> dict[str, float]:
         "sectors loaded": 1.11 if through_registers else 1.1,
         "sectors of x": 1.0 if tile.products else 1.2 if through_registers else 1.1,
         "sectors of sums": 1.1,
-        "sectors of out": 1.1,
+        "sectors of out": 1.0,
         "shared loads": 1.1,
         "shared stores": 1.1,
     }
-    run = (tile.staged if isinstance(tile, HopperTile) else tile).columns * stride * ITEM_BYTES[dtype]
-    if odd and ITEM_BYTES[dtype] == 2:  # in pairs; a single half at either end of a run goes by itself
-        limits["sectors of out"] = next((most for longest, most in SHORT_RUNS if run <= longest), 1.14)
+    phases = implicit_tiles.split(full(dtype, tile, stride, odd), tile).phases
+    if phases % (2 * tile.rows_at_once(phases, ITEM_BYTES[dtype])) == 0:  # pieces of a run begin inside sectors
+        limits["sectors of out"] = 1.06
     if not tile.products and met_by_staging(dtype, tile, stride, odd) > 1.35:  # channels that do not fill the banks
         limits["shared stores"] = 1.12
     return limits

@@ -124,5 +124,11 @@ CT_DEV ct_rows ct_rows_at(int tile, int channel_tile, int phase_tile, int phase_
   return {channel, min(channel_tile, channels - channel), phase, min(phase_tile, phases - phase),
           channel_tile, phase_tile, at_once / piece, __ffs(piece) - 1};
 }
+// Warpgroups have four columns of eight at once. Of a multiple of 16 phases, two of them store eight rows and the others
+// the eight rows after those. Columns two apart, of an odd number of phases, lie an even number of banks apart: eight rows
+// are then two phases of four channels, fewer of which are left over. Blocks of few phases would end inside those eight.
+CT_DEV int ct_gmma_at_once(int phase_tile) {
+  return phase_tile % 16 == 0 ? 16 : phase_tile % 2 && phase_tile > 8 ? 4 : 8;
+}
 // The multiply-add form stores UNIT rows of a thread one after the other, and those of four threads at once.
 template <int UNIT> CT_DEV int ct_fma_row(int m) { return m / (4 * UNIT) * (4 * UNIT) + m % UNIT * 4 + m / UNIT % 4; }

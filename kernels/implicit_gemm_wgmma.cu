@@ -194,15 +194,23 @@ CT_DEV void multiply(const Arguments& a, WeightRing& w, InputRing& x, float (&su
 
 typedef ct_stage<T, PASS, CONSUMERS> Stage;
 
-// Leaves the sums of columns FIRST to FIRST + PASS in the staging area. A lane has two neighbouring columns; lanes 1 and 2
-// of four begin with their second, so that four columns meet the banks as four in a row would. Of phases that are an odd
-// multiple of 16, columns two apart do.
-template <int FIRST> CT_DEV void stage_sums(const Stage& stage, const float (&sums)[BN / 2]) {
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int odd = stage.rows.phase_tile % 32 == 16 ? 0 : (lane ^ lane >> 1) % 2;
+// Leaves the sums of columns FIRST to FIRST + PASS in the staging area. A lane has two neighbouring columns; lanes 1 and
+// 2 of four begin with their second, so that four columns meet the banks as four in a row would, unless columns two
+// apart are wanted. Where 16 rows are stored at once, lanes 2 and 3 begin with the later ones.
+template <int FIRST> CT_DEV void stage_sums(const Stage& stage, float (&sums)[BN / 2]) {
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, at_once = ct_gmma_at_once(stage.rows.phase_tile);
+  int odd = at_once == 4 ? 0 : (lane ^ lane >> 1) % 2, later = at_once == 16 ? lane / 2 % 2 : 0;
+  if (at_once == 16) {
+#pragma unroll
+    for (int j = 0; j < PASS / 4; ++j) {
+      float &here = sums[FIRST / 2 + j / 2 * 4 + j % 2], &there = sums[FIRST / 2 + j / 2 * 4 + j % 2 + 2], kept = here;
+      here = later ? there : here;
+      there = later ? kept : there;
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    int2 row = stage.rows.at(warp * 16 + i * 8 + lane / 4);
+    int2 row = stage.rows.at(warp * 16 + (i ^ later) * 8 + lane / 4);
     if (row.x < 0) continue;
     float* sum = stage.at(row.x, row.y);
     float *p = sum + stage.spread.step(lane % 4 * 2 + odd), *q = sum + stage.spread.step(lane % 4 * 2 + 1 - odd);
@@ -215,16 +223,17 @@ template <int FIRST> CT_DEV void stage_sums(const Stage& stage, const float (&su
   }
 }
 
-CT_DEV void store(const Arguments& a, u32 tile, const float (&sums)[BN / 2], unsigned char* staging) {
+CT_DEV void store(const Arguments& a, u32 tile, float (&sums)[BN / 2], unsigned char* staging) {
   i64 group = a.group(tile);
+  int at_once = ct_gmma_at_once(a.phase_tile);
   ct_output<T> output = {a.out + group * a.c_out_group * a.out_stride_c, a.bias ? a.bias + group * a.c_out_group : a.bias,
                          a.out_stride_n, a.out_stride_c, a.l_out, a.p_left, a.stride, a.dilation, a.kernel_size,
                          a.tap_step, a.inverse, a.activation, a.slope};
   ct_rows rows = ct_rows_at(a.row_tile(tile), a.channel_tile, a.phase_tile, a.phase_tiles, a.c_out_group, a.phases,
-                            8);
+                            at_once);
 #pragma unroll 1
   for (int column = 0; column < BN; column += PASS) {
-    Stage stage = {reinterpret_cast<float*>(staging), a.stage_pitch, ct_columns<float>(a.phase_tile, 8), output,
+    Stage stage = {reinterpret_cast<float*>(staging), a.stage_pitch, ct_columns<float>(a.phase_tile, at_once), output,
                    a.line(tile, column), rows};
     bar_sync(1, CONSUMERS);  // nobody reads the staging area any more
     if (column == 0)

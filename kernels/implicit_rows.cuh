@@ -24,42 +24,48 @@ CT_DEV void ct_take_unit(ct_acc_t<T> (&values)[16 / sizeof(T)], const ct_stage<T
 // Every phase is here, so between two ends of a row of the batch a channel's samples are one run of memory. Pieces of
 // 32 units of 16 bytes, or of fewer where runs are short, go to the warps, whole sectors together. Where the units of
 // the run are units of shared memory too, a lane takes one of them; elsewhere lanes take consecutive samples, 4 bytes
-// or more at a time.
+// or more at a time. What the run has of a sector at either end leaves with the first piece, one sample a lane, unless
+// the lanes take single samples anyway.
 template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_stage<T, COLUMNS, THREADS>& stage) {
   typedef ct_acc_t<T> A;
   enum { OUT = 16 / sizeof(T), UNIT = 16 / sizeof(A), SECTOR = 32 / sizeof(T), BANKS = 128 / sizeof(A) };
-  enum { WIDTH = sizeof(T) == 2 ? 2 : 1 };
+  enum { WIDTH = sizeof(T) == 2 ? 2 : 1, LEAST = 8 * WIDTH };
   const ct_output<T>& output = stage.output;
   int columns;
   for (int column = 0; column < COLUMNS; column += columns) {
-    ct_column first = ct_column_at(stage.line, column);
-    if (!first.inside) return;
-    columns = (int)min((i64)(COLUMNS - column), stage.line.first_u + stage.line.row_columns - first.u);
+    ct_column first_column = ct_column_at(stage.line, column);
+    if (!first_column.inside) return;
+    columns = (int)min((i64)(COLUMNS - column), stage.line.first_u + stage.line.row_columns - first_column.u);
     int source = column * output.stride, length = columns * output.stride;
-    i64 t = stage.sample(first.u, 0);
+    i64 t = stage.sample(first_column.u, 0);
     int begin = (int)min(max(-t, 0ll), (i64)length), end = (int)min(max(output.l_out - t, 0ll), (i64)length);
-    int units = (length + SECTOR - 1 + OUT - 1 + (stage.spread.pad ? BANKS : 0)) / OUT;
-    int team = units > 16 ? 32 : units > 8 ? 16 : 8, pieces = (units + team - 1) / team, rank = threadIdx.x % team;
+    int units = (length + (WIDTH == 1 ? SECTOR - 1 : 0) + OUT - 1 + (stage.spread.pad ? BANKS : 0)) / OUT;
+    int team = units * WIDTH > 16 ? 32 : units > 8 ? 16 : LEAST, pieces = (units + team - 1) / team;
+    int rank = threadIdx.x % team;
     for (int i = threadIdx.x / team; i < stage.rows.channels * pieces; i += THREADS / team) {
       int channel = i / pieces;
-      T* run = stage.row(channel, first.n) + t;
-      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR), base = i % pieces * team * OUT - askew;
-      bool alike = (source + SECTOR - askew) % UNIT == 0;
-      // no 32 units across a gap between lines, even if they begin inside a sector
+      T* run = stage.row(channel, first_column.n) + t;
+      int askew = (int)(reinterpret_cast<u64>(run) / sizeof(T) % SECTOR);
+      bool alike = (source + SECTOR - askew) % UNIT == 0, ends = alike || WIDTH == 2;
+      // from a sector's first sample on; if the ends are apart, [first, last) are whole ones
+      int first = (begin + askew + (ends ? SECTOR - 1 : 0)) / SECTOR * SECTOR - askew;
+      int last = ends ? max(first, (end + askew) / SECTOR * SECTOR - askew) : end;
+      int base = first + i % pieces * team * OUT;
+      // no 32 units across a gap between lines
       int ahead = (source + base) & (BANKS - 1);
       if (stage.spread.pad && ahead % OUT == 0) base -= ahead;
       // of sample k: its place, if lanes take units or else WIDTH consecutive samples
       int unit = base + rank * OUT;
       A values[OUT];
-      if (alike && unit >= begin && unit + OUT <= end) {
-        ct_take_unit(values, stage, channel, source + unit);
+      if (alike) {
+        if (unit >= first && unit < last) ct_take_unit(values, stage, channel, source + unit);
       } else {
         // half of the lanes begin in odd banks
-        int turn = WIDTH == 2 && !alike ? (threadIdx.x / 16 + source + base) & 1 : 0;
+        int turn = WIDTH == 2 ? (threadIdx.x / 16 + source + base) & 1 : 0;
 #pragma unroll
         for (int k = 0; k < OUT; ++k) {
-          int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH + (k % WIDTH ^ turn);
-          values[k] = e >= begin && e < end ? ct_ld<A>(stage.at(channel, source + e)) : ct_zero<A>();
+          int e = base + (k / WIDTH * team + rank) * WIDTH + (k % WIDTH ^ turn);
+          values[k] = e >= max(first, begin) && e < last ? ct_ld<A>(stage.at(channel, source + e)) : ct_zero<A>();
         }
 #pragma unroll
         for (int k = 0; k + 1 < OUT; k += WIDTH) {
@@ -80,22 +86,27 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
       ct_unit<T> samples;
 #pragma unroll
       for (int k = 0; k < OUT; ++k) samples.v[k] = ct_cvt<T>(values[k]);
-      if (alike && unit >= begin && unit + OUT <= end) {
-        ct_st16(run + unit, samples);
-        continue;
-      }
+      if (alike) {
+        if (unit >= first && unit < last) ct_st16(run + unit, samples);
+      } else {
 #pragma unroll
-      for (int k = 0; k < OUT; k += WIDTH) {
-        int e = alike ? unit + k : base + (k / WIDTH * team + rank) * WIDTH;
-        if (WIDTH == 2 && e >= begin && e + 2 <= end) {
-          u32 pair;
-          memcpy(&pair, samples.v + k, 4);
-          ct_st(reinterpret_cast<u32*>(run + e), pair);
-          continue;
+        for (int k = 0; k < OUT; k += WIDTH) {
+          int e = base + (k / WIDTH * team + rank) * WIDTH;
+          if (e < max(first, begin) || e >= last) continue;
+          if constexpr (WIDTH == 2) {
+            u32 pair;
+            memcpy(&pair, samples.v + k, 4);
+            ct_st(reinterpret_cast<u32*>(run + e), pair);
+          } else {
+            ct_st(run + e, samples.v[k]);
+          }
         }
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j)
-          if (e + j >= begin && e + j < end) ct_st(run + e + j, samples.v[k + j]);
+      }
+      if (!ends || i % pieces || (first == begin && last == end)) continue;
+#pragma unroll 1
+      for (int k = rank; k < 2 * SECTOR; k += team) {
+        int e = k < SECTOR ? first - SECTOR + k : last - SECTOR + k;
+        if (e >= begin && e < end) ct_st(run + e, stage.finish(ct_ld<A>(stage.at(channel, source + e)), channel));
       }
     }
   }

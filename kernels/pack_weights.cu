@@ -39,7 +39,7 @@ pack_weights(const T* __restrict__ w, T* __restrict__ packed, int c_in_group, in
   int chunk = blockIdx.x % chunks, row_tile = blockIdx.x / chunks % (channel_tiles * phase_tiles);
   int group = blockIdx.x / chunks / (channel_tiles * phase_tiles);
   ct_rows rows = ct_rows_at(row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases,
-                            ORDER ? 8 : (int)UNIT);
+                            ORDER == 2 ? ct_gmma_at_once(phase_tile) : ORDER ? 8 : (int)UNIT);
   T* target = packed + (i64)blockIdx.x * taps * (BK * BM);
   const T zero = ct_cvt<T>(ct_zero<ct_acc_t<T>>());
   // a thread reads one row throughout

@@ -27,6 +27,7 @@ from tests import cases
 from tests import test_kernels_implicit as implicit
 from tests.emulated import compiled, empty, make_engine, to_device, to_host
 from tests.emulator.runner import EmuError, EmuModule
+from tests.test_kernel_traffic_implicit import fewest_sectors
 from tests.test_kernels_implicit import AWKWARD, operands, problem_of, run, tolerance
 from tests.test_plan_implicit import problems
 
@@ -254,8 +255,6 @@ def test_traffic_of_full_tiles(dtype: str, tile: HopperTile, stride: int, taps: 
     for shared in (packed.shared_load, packed.shared_store):
         assert shared.wavefronts == shared.wavefronts_min
     assert product.global_load.sectors <= 1.1 * product.global_load.sectors_min
-    # runs of 192 bytes of a stride of 1; pieces of runs of 16 phases begin where lines of shared memory do
-    edges = 1.5 if tile.columns % 128 and stride * ITEM_BYTES[dtype] <= 2 else 1.1 if stride == 16 else 1.05
-    assert product.global_store.sectors <= edges * product.global_store.sectors_min
+    assert product.global_store.sectors == fewest_sectors(problem, tile)[1]
     for shared in (product.shared_store, product.shared_load):
         assert shared.wavefronts <= 1.1 * shared.wavefronts_min

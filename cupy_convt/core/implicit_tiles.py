@@ -51,8 +51,8 @@ class Tile:
         """Shared memory for tiles of weights: a ring of three, or two."""
         return (3 if self.products else 2) * CHUNK_BYTES * self.rows
 
-    def rows_at_once(self, item_bytes: int) -> int:
-        """Rows of the sums that shared memory takes at once on their way out."""
+    def rows_at_once(self, phases: int, item_bytes: int) -> int:
+        """Rows of the sums, of so many phases, whose banks differ when shared memory takes them on their way out."""
         return 8 if self.products else 16 // item_bytes
 
 
@@ -204,20 +204,18 @@ def in_runs(problem: Problem) -> bool:
 def stage_pitch(problem: Problem, tile: Tile) -> int:
     """Elements between two channels of the sums on their way out, as kernels/implicit_stage.cuh lays them out.
 
-    With one instruction a warp stores `at_once` rows of some neighbouring columns. These fill `power`-th parts of the
-    banks' places of `power` consecutive phases, where that is the largest power of two in their number; channels whose
-    banks lie as far apart as those columns reach fill the others.
+    With one instruction a warp stores `at_once` rows of some columns: of consecutive phases `power`, the largest power
+    of two in their number, and as many channels as that leaves, which have equal shares of the banks.
     """
     phases, item = split(problem, tile).phases, ITEM_BYTES[problem.accumulator]
-    at_once, banks = tile.rows_at_once(item), 128 // item
+    at_once, banks = tile.rows_at_once(phases, item), 128 // item
     power = min(phases & -phases, at_once)
     pad = at_once if phases % (2 * at_once) == 0 else 0
     run = tile.columns * phases
     least = run + run // lcm(phases, banks) * pad
     if power == at_once:
         return ceil_div(least, 16 // item) * (16 // item)
-    # lanes of four columns, or of eight that multiply-adds have
-    skew = (4 if tile.products else 8) * power
+    skew = banks * power // at_once
     return least + (skew - least) % banks
 
 

@@ -53,6 +53,10 @@ class HopperTile(Tile):
         units = 2 * x_unit_bytes(self.columns, places, item)
         return self.weight_tile_bytes + _INPUT_STAGES * CHUNK_BYTES * places + units + _BARRIER_BYTES
 
+    def rows_at_once(self, phases: int, item_bytes: int) -> int:
+        """Rows of the sums whose banks differ on their way out: ct_gmma_at_once in kernels/implicit.cuh."""
+        return 16 if phases % 16 == 0 else 4 if phases % 2 and phases > 8 else 8
+
     @property
     def staged(self) -> HopperTile:
         """The columns that leave at once: all or half."""

@@ -17,6 +17,7 @@ from cupy_convt.core.plan_cpu import CpuPlan, candidates
 from cupy_convt.core.problem import EPSILON, Problem
 from cupy_convt.engines import cpu_openvino
 from cupy_convt.engines.cpu import CpuEngine, reference
+from cupy_convt.engines.cpu_openvino_pack import interleave
 from tests.test_cpu import LIMIT, arguments, empty
 from tests.test_subpixel_cpu import DENSE, offered
 
@@ -74,6 +75,21 @@ GEOMETRIES: list[dict[str, Any]] = [
     {"activation": ("leaky_relu", 0.1)},
     {"activation": ("tanh", 0.0)},
 ]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5, 31, 32, 40])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_rows_of_phases_leave_in_the_order_of_samples(stride: int, dtype: type) -> None:
+    """Any range of samples, of a few rows and of so many that both cores take part."""
+    for u, channels in ((3, 2), (2**18 // stride, 3)):
+        rows = np.random.default_rng(stride).integers(0, 1000, (2, channels, stride, u)).astype(dtype)
+        samples = rows.swapaxes(2, 3).reshape(2, channels, u * stride)
+        for first in {0, 1, stride // 2, stride}:
+            for last in {first + 1, first + stride, 2 * stride + stride // 3, u * stride - 1, u * stride}:
+                if first < last <= u * stride:
+                    out = np.full((2, channels, last - first), 7, dtype)
+                    interleave(rows, first, out)
+                    np.testing.assert_array_equal(out, samples[..., first:last])
 
 
 @in_both_dtypes

@@ -10,6 +10,7 @@ before the first x and after the last one are zeros, as many for every length: a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cupy_convt.core.problem import ITEM_BYTES, Problem, ceil_div, is_complex
@@ -79,10 +80,10 @@ def subpixel_bytes(problem: Problem, form: SubpixelForm, items: int, inputs: int
     item, width = ITEM_BYTES[problem.x_dtype], problem.c_out * problem.stride
     depth = problem.c_in * form.taps + 1
     rows = inputs + form.before + form.after - form.taps + 1
+    if form.packed:  # x and phases, and both in the library's order
+        return 2 * items * (inputs * problem.c_in + rows * width) * item
     # phases, what they are interleaved to before it is cropped, and a tile's own result
     results = items * rows * width * (3 if form.head or form.tail else 2)
-    if form.packed:
-        return (2 * items * inputs * problem.c_in + results) * item
     return (2 * depth * (width + items * rows) + results) * item
 
 
@@ -95,3 +96,18 @@ def subpixel_tile(problem: Problem, form: SubpixelForm, limit: int) -> tuple[int
     fixed = subpixel_bytes(problem, form, 1, 0)
     one = subpixel_bytes(problem, form, 1, 1) - fixed
     return 1, min(max((limit - fixed) // one, 2 * form.taps + 2), problem.l_in)
+
+
+def subpixel_tiles(problem: Problem, most_items: int, most_inputs: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Items, inputs of each, and the samples that no other input reaches and no tile before has written."""
+    s, kernel, p_left = problem.stride, problem.kernel_size, problem.p_left
+    for n in range(0, problem.batch, most_items):
+        items = slice(n, min(n + most_items, problem.batch))
+        start = written = 0
+        while written < problem.l_out:
+            stop, reached = min(start + most_inputs, problem.l_in), problem.l_out
+            if stop < problem.l_in:
+                reached = min(stop * s, (stop - 1) * s + kernel - problem.p_right) - p_left
+            yield items, slice(start, stop), slice(written, reached)
+            # the next tile has the next sample, and every input that it sees
+            start, written = min(reached // s, (reached + p_left - kernel) // s + 1), reached

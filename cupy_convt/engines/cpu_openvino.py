@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Sub-pixel convolutions compiled by OpenVINO: core/subpixel_cpu.py says what they compute.
 
-A kept weight is a constant of a graph: the library brings it into its own order once, adds bias and activation to the
-sums while they are in registers, and interleaves the phases on its way to the result. One graph serves every batch and
+A kept weight is a constant of a graph: the library brings it into its own order once, and adds bias and activation to
+the sums while they are in registers. One graph serves every batch and
 length. It is compiled at the first call, in some 30 ms; so it is for kept weights. In float32 it wins for inputs of up
 to about a hundred samples, and for single outputs of many channels; elsewhere cpu_phases.py mostly does.
 
@@ -23,7 +23,6 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +32,9 @@ import numpy as np
 
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem
-from cupy_convt.core.subpixel_cpu import SubpixelForm
+from cupy_convt.core.subpixel_cpu import SubpixelForm, subpixel_tiles
 from cupy_convt.engines.cpu_arrays import apply_activation
-from cupy_convt.engines.cpu_openvino_pack import bits_of, has_subnormals, rows_of_taps, taps_of, windows_of
+from cupy_convt.engines.cpu_openvino_pack import bits_of, has_subnormals, interleave, rows_of_taps, taps_of, windows_of
 from cupy_convt.engines.cpu_threads import Array, cores
 
 _CPU = Path("/proc/cpuinfo")
@@ -115,18 +114,32 @@ class _Graph:
         self._compiled = core.compile_model(openvino.Model([result], parameters), "CPU", settings)
         self._request = self._compiled.create_infer_request()
         self._lock = threading.Lock()
+        self._rows: Array | None = None
 
     def __call__(self, operands: list[Array], out: Array) -> None:
         with self._lock:
-            for place, operand in enumerate(operands):
-                self._request.set_input_tensor(place, _tensor(operand))
-            self._request.set_output_tensor(0, _tensor(out))
-            self._request.infer()
+            self._infer(operands, out)
+
+    def _infer(self, operands: list[Array], out: Array) -> None:
+        for place, operand in enumerate(operands):
+            self._request.set_input_tensor(place, _tensor(operand))
+        self._request.set_output_tensor(0, _tensor(out))
+        self._request.infer()
+
+    def interleaved(self, x: Array, shape: tuple[int, ...], first: int, out: Array) -> None:
+        """Rows (n, co, f, u) of a shape as samples (n, co, t), the first of which is sample `first` of them."""
+        with self._lock:
+            if self._rows is None or self._rows.shape != shape:
+                self._rows = None  # gone before there is another
+                self._rows = np.empty(shape, out.dtype)
+            self._infer([x], self._rows.reshape(shape[0], shape[1] * shape[2], shape[3]))
+            interleave(self._rows, first, out)
 
     def release(self) -> None:
         """Give back the memory of the last call, unless the next one has begun."""
         if self._lock.acquire(blocking=False):
             try:
+                self._rows = None
                 self._compiled.release_memory()
             finally:
                 self._lock.release()
@@ -225,9 +238,7 @@ class Convolution:
         if bias is not None:
             shift = np.repeat(bias.astype(np.float32), problem.stride)[:, None]
             rows = operators.add(rows, operators.constant(shift[None]))
-        rows = _activated(rows, problem.activation)
-        rows = operators.reshape(rows, _shape(0, problem.c_out, problem.stride, -1), True)
-        return _Graph(form, [x], _cropped(operators.transpose(rows, _shape(0, 1, 3, 2)), problem.c_out, form))
+        return _Graph(form, [x], _activated(rows, problem.activation))
 
 
 @lru_cache(maxsize=32)
@@ -258,38 +269,25 @@ def run(problem: Problem, plan: CpuPlan, x: Array, weight: Array | Convolution, 
         bias = None if bias is None else bits_of(bias)
         more = rows_of_taps(problem, form, bits_of(weight), bias)
         graph = _product(problem.c_out, problem.stride, problem.activation, form, len(more))
-
-    def compute(part: Array, target: Array) -> None:
-        graph([windows_of(problem, form, part, bias) if more else part, *more], target)
-
-    for items, inputs, samples in _tiles(problem, plan):
+    for items, inputs, samples in subpixel_tiles(problem, plan.batch_tile, plan.row_tile):
         part = np.ascontiguousarray(x[items, :, inputs])
+        first, home = samples.start - inputs.start * problem.stride, out[items, :, samples]
+        if not more:
+            rows = part.shape[-1] + form.before + form.after - form.taps + 1
+            shape = len(part), problem.c_out, problem.stride, rows
+            graph.interleaved(part, shape, form.head + first, home)
+            continue
         length = problem.l_out - (problem.l_in - part.shape[-1]) * problem.stride
-        first, home = inputs.start * problem.stride, out[items, :, samples]
+        operands = [windows_of(problem, form, part, bias), *more]
         if length == problem.l_out and home.flags.c_contiguous:
-            compute(part, home)
+            graph(operands, home)
             continue
         whole = np.empty((len(part), problem.c_out, length), out.dtype)
-        compute(part, whole)
-        np.copyto(home, whole[:, :, samples.start - first : samples.stop - first])
+        graph(operands, whole)
+        np.copyto(home, whole[:, :, first : first + home.shape[-1]])
     _memory.used(graph, plan.workspace_bytes - plan.packed_bytes)
     if problem.activation is not None and problem.activation[0] == "relu":  # the library's makes NaN a number
         _relu(out)
-
-
-def _tiles(problem: Problem, plan: CpuPlan) -> Iterator[tuple[slice, slice, slice]]:
-    """Items, inputs of each, and the samples that no other input reaches and no tile before has written."""
-    s, kernel, p_left = problem.stride, problem.kernel_size, problem.p_left
-    for n in range(0, problem.batch, plan.batch_tile):
-        items = slice(n, min(n + plan.batch_tile, problem.batch))
-        start = written = 0
-        while written < problem.l_out:
-            stop, reached = min(start + plan.row_tile, problem.l_in), problem.l_out
-            if stop < problem.l_in:
-                reached = min(stop * s, (stop - 1) * s + kernel - problem.p_right) - p_left
-            yield items, slice(start, stop), slice(written, reached)
-            # the next tile has the next sample, and every input that it sees
-            start, written = min(reached // s, (reached + p_left - kernel) // s + 1), reached
 
 
 def _relu(out: Array) -> None:

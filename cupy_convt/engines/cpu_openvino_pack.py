@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Operands of sub-pixel convolutions: weights and x in the orders that the graphs of cpu_openvino.py read."""
+"""Operands of sub-pixel convolutions, in the orders that the graphs of cpu_openvino.py read, and the way out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 
 #: The bits of one as a bfloat16.
 _ONE = 0x3F80
+#: Stride from which a row of samples is a loop.
+LONG_STRIDE = 32
 #: Elements of a weight that are packed at a time.
 _AT_ONCE = 1 << 18
 
@@ -89,3 +91,34 @@ def windows_of(problem: Problem, form: SubpixelForm, x: Array, bias: Array | Non
     for_each(work, places, parallel=out.size > _AT_ONCE, products=False)
     out[depth:] = _ONE
     return out
+
+
+def interleave(rows: Array, first: int, out: Array) -> None:
+    """Write samples t = u s + f of rows (n, co, f, u), from sample `first` on, to out (n, co, t)."""
+    items, c_out, s, length = rows.shape
+    step = max(_AT_ONCE // 2 // (s * length), 1) if rows.size > 2 * _AT_ONCE else c_out
+
+    def work(place: tuple[int, slice], scratch: Scratch) -> None:
+        _interleave(rows[place], first, out[place])
+
+    places = ((n, slice(co, co + step)) for n in range(items) for co in range(0, c_out, step))
+    for_each(work, places, parallel=rows.size > 2 * _AT_ONCE, products=False)
+
+
+def _interleave(rows: Array, first: int, out: Array) -> None:
+    """The same of rows (co, f, u), in loops along u, or along f where that is long."""
+    c_out, s, _ = rows.shape
+    length = out.shape[-1]
+    if s < LONG_STRIDE:
+        for start in range(min(s, length)):
+            u, f = divmod(first + start, s)
+            samples = out[:, start::s]
+            samples[...] = rows[:, f, u : u + samples.shape[-1]]
+        return
+    u, f = divmod(first, s)
+    head = min(s - f, length) if f else 0
+    out[:, :head] = rows[:, f : f + head, u]
+    u, whole = u + (head > 0), (length - head) // s
+    inner = slice(head, head + whole * s)
+    out[:, inner].reshape(c_out, whole, s)[...] = rows[:, :, u : u + whole].swapaxes(1, 2)
+    out[:, inner.stop :] = rows[:, : length - inner.stop, min(u + whole, rows.shape[-1] - 1)]

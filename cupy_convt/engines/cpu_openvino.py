@@ -43,7 +43,7 @@ _MINUS_INFINITY = -0x80
 #: Shapes of x for which a graph stays prepared.
 _SHAPES = 8
 #: Working memory that graphs keep between calls, all together.
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 96 << 20
 
 
 @lru_cache(maxsize=1)

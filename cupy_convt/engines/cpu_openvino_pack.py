@@ -14,7 +14,7 @@ from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 _ONE = 0x3F80
 #: Stride from which a row of samples is a loop.
 LONG_STRIDE = 32
-#: Elements of a weight that are packed at a time.
+#: Elements of a weight, or of a result, that are packed at a time.
 _AT_ONCE = 1 << 18
 
 
@@ -96,7 +96,7 @@ def windows_of(problem: Problem, form: SubpixelForm, x: Array, bias: Array | Non
 def interleave(rows: Array, first: int, out: Array) -> None:
     """Write samples t = u s + f of rows (n, co, f, u), from sample `first` on, to out (n, co, t)."""
     items, c_out, s, length = rows.shape
-    step = max(_AT_ONCE // 2 // (s * length), 1) if rows.size > 2 * _AT_ONCE else c_out
+    step = max(_AT_ONCE // (s * length), 1) if rows.size > 2 * _AT_ONCE else c_out
 
     def work(place: tuple[int, slice], scratch: Scratch) -> None:
         _interleave(rows[place], first, out[place])

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The CPU engine beyond plain agreement with the reference: bits, strides, special values, memory, threads."""
+"""The CPU engine beyond plain agreement with the reference: bits, strides, special values."""
 
-import threading
-import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupy_convt.core.dispatch import choose
-from cupy_convt.core.plan_cpu import CpuPlan, block_by_block, candidates
-from cupy_convt.core.problem import DTYPES, EPSILON, Problem, ceil_div, is_complex
-from cupy_convt.core.rows_cpu import RealShape, row_grid
-from cupy_convt.engines import cpu_threads
+from cupy_convt.core.plan_cpu import CpuPlan, candidates
+from cupy_convt.core.problem import DTYPES, EPSILON, Problem, is_complex
+from cupy_convt.core.rows_cpu import row_grid
 from cupy_convt.engines.cpu import CpuEngine, reference
-from cupy_convt.engines.cpu_arrays import convert, copy_runs
 
 ENGINE = CpuEngine()
 LIMIT = 256 << 20
@@ -259,197 +254,8 @@ def test_packed_weights_serve_any_length() -> None:
     assert served > 8
 
 
-def blocks(problem: Problem) -> list[CpuPlan]:
-    return [plan for plan in plans(problem) if plan.block]
-
-
-@pytest.mark.parametrize("name", ["depthwise", "short depthwise", "one sample", "several tiles"])
-def test_weights_packed_by_tiles_give_the_same_bits(name: str) -> None:
-    """Zeros beside the bands are kept between calls: those of other geometries, and other weights, leave no trace."""
-    problem = AWKWARD[name]
-    for seed, shift in ((0, 0), (1, 0), (2, 1), (3, 0), (4, -1)):
-        shifted = replace(problem, p_left=problem.p_left + shift, p_right=problem.p_right - shift)
-        x, weight, bias = arguments(shifted, seed)
-        for plan in blocks(shifted):
-            out = empty(shifted)
-            ENGINE.run(shifted, plan, x, weight, bias, out, ENGINE.pack(shifted, plan, weight))
-            assert out.tobytes() == run(shifted, plan, x, weight, bias).tobytes(), plan.name
-
-
-def test_short_signals_of_a_batch_are_read_where_they_lie() -> None:
-    """Products of x itself: what lies beside a signal in memory is not even multiplied by zero."""
-    problem = Problem(5, 3, 20, 3, 4, 2, groups=3, p_left=1, p_right=1)
-    x, weight, bias = arguments(problem)
-    around = np.full((5, 3, 22), np.nan, x.dtype)
-    around[..., 1:-1] = x
-    chosen = blocks(problem)
-    assert chosen
-    for plan in chosen:
-        assert block_by_block(RealShape.of(problem), problem.batch, ceil_div(20, plan.block))
-        out = run(problem, plan, around[..., 1:-1], weight, bias)
-        assert_close(problem, plan, out, x, weight, bias)
-        without = run(problem, plan, np.asfortranarray(x), weight)
-        assert_close(problem, plan, without, x, weight, np.zeros_like(bias))
-
-
-@pytest.mark.parametrize("shape", [(1, 40), (1, 3000), (2, 700), (3, 33), (4, 33)])
-def test_the_bias_of_blocks_is_added_once(shape: tuple[int, int]) -> None:
-    for groups, outputs in ((3, 3), (3, 6), (1, 2)):
-        problem = Problem(shape[0], 3, shape[1], outputs, 4, 2, groups=groups, has_bias=True)
-        x, weight, bias = arguments(problem)
-        for dtype in ("float32", "complex64"):
-            mixed = replace(problem, x_dtype=dtype)
-            values = x if dtype == "float32" else x + 1j * x[..., ::-1]
-            offset = bias if dtype == "float32" else bias - 2j * bias
-            for plan in blocks(mixed):
-                got = run(mixed, plan, values, weight, offset)
-                assert_close(mixed, plan, got, values, weight, offset)
-
-
-def test_scratch_keeps_the_zeros_of_a_pattern() -> None:
-    scratch = cpu_threads.Scratch()
-    first, new = scratch.zero_but("a", (3, 4), np.float32, "left")
-    assert new and not first.any()
-    first[:, 0] = 1
-    for _ in range(2):
-        scratch.end_of_call()
-        again, new = scratch.zero_but("a", (3, 4), np.float32, "left")
-        assert not new and (again == np.eye(1, 4)).all()
-    for shape, dtype in (((3, 4), np.float32), ((4, 3), np.float32), ((4, 3), np.float64)):
-        other, new = scratch.zero_but("a", shape, dtype, "right")
-        assert new and not other.any() and other.shape == shape and other.dtype == dtype
-        other[...] = 2
-    large, new = scratch.zero_but("a", (cpu_threads.KEPT_BYTES + 1,), np.uint8, "right")
-    large[...] = 3
-    scratch.end_of_call()
-    assert scratch.zero_but("a", large.shape, np.uint8, "right")[1]
-
-
-def test_half_conversions_are_exact() -> None:
-    bits = np.arange(1 << 16, dtype=np.uint16)
-    half = bits.view(ml_dtypes.bfloat16)
-    wide = np.empty(1 << 16, np.float32)
-    convert(half, wide)
-    np.testing.assert_array_equal(wide.view(np.uint32)[~np.isnan(wide)] >> 16, bits[~np.isnan(wide)])
-    rng = np.random.default_rng(0)
-    for values in (rng.integers(0, 2**32, 200_000, dtype=np.uint64).astype(np.uint32).view(np.float32), wide):
-        out = np.empty(values.shape, ml_dtypes.bfloat16)
-        convert(values, out)
-        nans, raw = np.isnan(values), values.view(np.uint32).astype(np.uint64)
-        assert np.isnan(out[nans].astype(np.float32)).all()
-        nearest_even = (raw + 0x7FFF + (raw >> 16 & 1)) >> 16
-        np.testing.assert_array_equal(out.view(np.uint16)[~nans], nearest_even[~nans])
-
-
-def test_runs_are_copied_as_items_without_change() -> None:
-    source = np.arange(6 * 5 * 12, dtype=np.float32).reshape(6, 5, 12)
-    source[0, 0, 0] = np.nan
-    for begin, end in ((0, 5), (3, 4), (2, 12)):
-        home = np.zeros((6, 5, 14), np.float32)
-        copy_runs(source[..., begin:end], home[..., 1 : 1 + end - begin])
-        np.testing.assert_array_equal(home[..., 1 : 1 + end - begin], source[..., begin:end])
-        assert not home[..., 0].any() and not home[..., 1 + end - begin :].any()
-
-
 def test_empty_batch() -> None:
     problem = Problem(0, 2, 5, 3, 4, 2)
     x, weight, bias = arguments(problem)
     for plan in plans(problem):
         assert run(problem, plan, x, weight, bias).shape == (0, 3, problem.l_out)
-
-
-def traced(problem: Problem, plan: CpuPlan) -> int:
-    """Bytes that a run allocates at its peak."""
-    x, weight, bias = arguments(problem)
-    out = empty(problem)
-    forget_scratch()
-    tracemalloc.start()
-    ENGINE.run(problem, plan, x, weight, bias, out)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
-def forget_scratch() -> None:
-    cpu_threads._pool().shutdown()
-    cpu_threads._pool.cache_clear()
-    cpu_threads._local.__dict__.clear()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", [4 << 20, 16 << 20])
-@pytest.mark.parametrize(
-    "problem",
-    [
-        Problem(1, 1, 700_000, 1, 81, 4, has_bias=True),
-        Problem(40, 32, 4000, 16, 8, 4, has_bias=True),
-        Problem(2, 4, 200_000, 2, 16, 4, x_dtype="complex64", weight_dtype="float32", has_bias=True),
-        Problem(2, 64, 40_000, 64, 4, 2, groups=64, x_dtype="float16", weight_dtype="float16", has_bias=True),
-        Problem(20, 64, 3, 64, 8000, 5, 2, 64, has_bias=True),
-    ],
-    ids=["mono", "dense", "mixed", "depthwise half", "few inputs"],
-)
-def test_memory_beside_the_result_stays_under_the_limit(problem: Problem, limit: int) -> None:
-    chosen = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]
-    assert {plan.method for plan in chosen} >= {"direct", "gemm"}
-    for plan in chosen:
-        slow = problem.macs > 3e8 and plan.method == "direct"
-        if not slow:
-            assert traced(problem, plan) <= limit + (1 << 18), plan.name
-
-
-@pytest.mark.slow
-def test_memory_of_a_result_of_two_gigabytes() -> None:
-    problem = Problem(1, 1, (1 << 29) // 4, 1, 81, 4, p_left=40, p_right=37, has_bias=True)
-    assert problem.out_bytes == 2 << 30
-    limit = 64 << 20
-    plan = next(plan for plan in plans(problem, limit) if plan.name == "gemm/toeplitz16")
-    assert traced(problem, plan) <= limit
-
-
-def test_blas_gets_its_threads_back() -> None:
-    calls = cpu_threads._blas_thread_calls()
-    if calls is None:
-        pytest.skip("not OpenBLAS")
-    before = calls[0]()
-    problem = Problem(2, 64, 3000, 64, 4, 2)
-    x, weight, bias = arguments(problem)
-    plan = next(plan for plan in plans(problem) if plan.method == "gemm")
-    callers = [threading.Thread(target=run, args=(problem, plan, x, weight, bias)) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert calls[0]() == before
-
-
-def test_an_error_in_a_tile_reaches_the_caller() -> None:
-    def work(tile: int, scratch: cpu_threads.Scratch) -> None:
-        if tile == 7:
-            raise RuntimeError("tile 7")
-
-    for parallel in (False, True):
-        with pytest.raises(RuntimeError, match="tile 7"):
-            cpu_threads.for_each(work, range(20), parallel=parallel, products=True)
-
-
-def test_every_tile_is_done_once() -> None:
-    done: list[int] = []
-    cpu_threads.for_each(lambda tile, scratch: done.append(tile), range(500), parallel=True, products=False)
-    assert sorted(done) == list(range(500))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "complex64")])
-def test_a_limit_below_the_converted_weight_is_kept(dtypes: tuple[str, str]) -> None:
-    """A weight whose float32 copy alone exceeds the limit is converted a tile at a time."""
-    problem = Problem(1, 256, 20, 128, 16, 8, has_bias=True, x_dtype=dtypes[0], weight_dtype=dtypes[1])
-    limit = 1 << 20
-    plan = choose(problem, ENGINE.device(), "auto", limit).plan
-    assert isinstance(plan, CpuPlan)
-    fitting = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]
-    assert {plan.variant for plan in fitting} >= {"columns", "rows"}
-    x, weight, bias = arguments(problem, 5)
-    for plan in (plan for plan in fitting if plan.method == "gemm"):
-        assert traced(problem, plan) <= limit + (1 << 18)
-        assert_close(problem, plan, run(problem, plan, x, weight, bias), x, weight, bias)

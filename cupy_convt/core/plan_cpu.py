@@ -205,7 +205,7 @@ def phase_plan(problem: Problem, device: DeviceSpec, limit: int, form: Form) -> 
     results = columns * cut.channels * (real.c_out // problem.c_out_group) * problem.stride * beside
     tile = inputs + results * (form.points + 3 * form.outputs * real.converted)
     if form.points > 1 and cut.groups <= SHORT_ROWS:
-        tile += results // beside * form.outputs
+        tile += (results // beside + 2 * columns * problem.stride) * (form.outputs + real.planes - 1)
     return CpuPlan(
         "gemm",
         form.name,

@@ -2,9 +2,9 @@
 """Sub-pixel convolutions compiled by OpenVINO: core/subpixel_cpu.py says what they compute.
 
 A kept weight is a constant of a graph: the library brings it into its own order once, and adds bias and activation to
-the sums while they are in registers. One graph serves every batch and
-length. It is compiled at the first call, in some 30 ms; so it is for kept weights. In float32 it wins for inputs of up
-to about a hundred samples, and for single outputs of many channels; elsewhere cpu_phases.py mostly does.
+the sums while they are in registers. One graph serves every batch and length. It is compiled at the first call, in some
+30 ms; so it is for kept weights. In float32 it wins for inputs of up to about a hundred samples, and for single outputs
+of many channels; elsewhere cpu_phases.py mostly does.
 
 A weight that is met once is not worth that. Where it is bfloat16, for whose products NumPy's BLAS has no instructions,
 windows of x are multiplied by it, as long as the taps of a phase, with the bias as one more row of it:

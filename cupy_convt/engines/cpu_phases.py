@@ -226,14 +226,14 @@ def _combine(
     """
     items, c_out, phases, columns = m.shape[1:]
     later = phases // stride - 1
-    if bias is not None:  # (planes, co) for each item
-        bias = np.broadcast_to(bias[:, None], (len(bias), items // len(bias), c_out)).reshape(items, c_out)
     if form.points > 1 and columns - later <= SHORT_ROWS and m.strides[-1] == m.itemsize:
         flat = m.transpose(0, 2, 3, 1, 4).reshape(form.points, c_out, phases, items * columns)
         low = flat[:, :, :stride, later:]
         for section in range(1, later + 1):
             np.add(low, flat[:, :, section * stride : (section + 1) * stride, later - section : -section], out=low)
-        shift = None if bias is None else np.repeat(bias.T, columns, 1)[:, None, later:]
+        shift = None if bias is None else bias.T[:, None]
+        if bias is not None and len(bias) > 1:  # a plane's items have its bias
+            shift = np.repeat(bias.T, items // len(bias) * columns, 1)[:, None, later:]
         # where the tile's weight may have been, which has been multiplied
         sums = scratch.get("weight", (c_out, form.outputs, stride, items * columns), m.dtype)
         _outputs(form, low, shift, lambda operation, a, b, i: operation(a, b, out=sums[:, i, :, later:]))
@@ -244,6 +244,8 @@ def _combine(
         np.take(sums.reshape(c_out, -1), places, axis=1, out=rows, mode="wrap")  # "raise" would want a buffer
         np.copyto(target, rows.transpose(1, 0, 2))
         return
+    if bias is not None:  # (planes, co) for each item
+        bias = np.broadcast_to(bias[:, None], (len(bias), items // len(bias), c_out)).reshape(items, c_out, 1, 1)
     first = m[:, :, :, :stride, later:]
     for section in range(1, later + 1):
         begins = later - section
@@ -258,7 +260,7 @@ def _combine(
             home = np.lib.stride_tricks.as_strided(target[..., sample:], shape, (n, c, t, t * step))
             operation(a[:, :, phases, there], b[:, :, phases, there] if b.shape == a.shape else b, out=home)
 
-    _outputs(form, first, None if bias is None else bias[:, :, None, None], store)
+    _outputs(form, first, bias, store)
 
 
 def _outputs(form: Form, m: Array, bias: Array | None, store: Callable[[np.ufunc, Array, Array, int], None]) -> None:

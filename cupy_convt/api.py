@@ -62,11 +62,13 @@ def _plain_geometry(
     method: Any,
     precision: Any,
     batch_invariant: Any,
+    beta: Any,
     x_ndim: int,
 ) -> Geometry | None:
     """The geometry of plain arguments. None where there are others: a cache takes (1.0,) for (1,), typed or not."""
     integers = stride, padding, output_padding, groups, dilation
-    options = {"output_size": output_size, "method": method, "precision": precision, "batch_invariant": batch_invariant}
+    options = {"output_size": output_size, "method": method, "precision": precision}
+    options |= {"batch_invariant": batch_invariant, "beta": beta}
     if not all(type(value) in _PLAIN for value in (*integers, *options.values(), left, right, activation, slope)):
         return None
     fused = activation if slope is None else (activation, slope)
@@ -112,6 +114,7 @@ def conv_transpose1d(
     out: Any = None,
     activation: Any = None,
     batch_invariant: bool = False,
+    beta: float = 0.0,
 ) -> Any:
     """Transposed 1-D convolution, the operator of torch.nn.functional.conv_transpose1d.
 
@@ -142,6 +145,8 @@ def conv_transpose1d(
         batch_invariant: whether an item's bits must be those that it gets alone, whatever the batch and its neighbours:
             the method is chosen for one item, and plans that cannot promise it run item by item. (Any batch of a
             plan is deterministic.)
+        beta: so many times what `out` held is added to the result, after the activation, before it is rounded; a real
+            number. 0: out is not read, and may hold anything.
         activation: None, "relu", "leaky_relu" (slope 0.01), ("leaky_relu", slope) or "tanh", applied after the bias.
 
     Shape:
@@ -157,11 +162,12 @@ def conv_transpose1d(
     Raises:
         TypeError: an argument is not an array of one kind on one device, not an int or bool where one is wanted, or
             of an unsupported or different dtype.
-        ValueError: a shape or value is out of range, the method cannot take the problem, L_out would be below 1.
+        ValueError: a shape or value is out of range, the method cannot take the problem, L_out would be below 1, or
+            there is a beta and no out.
     """
     engine = common_engine(x, weight, bias, out)
     integers = stride, padding, output_padding, dilation
-    others = groups, output_size, method, precision, batch_invariant, x.ndim
+    others = groups, output_size, method, precision, batch_invariant, beta, x.ndim
     geometry = (
         _remembered(integers, crop, activation, others)
         or _remembered(tuple(map(_single, integers)), crop, activation, others)
@@ -177,6 +183,7 @@ def conv_transpose1d(
             precision=precision,
             activation=activation,
             batch_invariant=batch_invariant,
+            beta=beta,
             x_ndim=x.ndim,
         )
     )
@@ -249,6 +256,7 @@ def explain(
     precision: str | None = None,
     activation: Any = None,
     batch_invariant: bool = False,
+    beta: float = 0.0,
 ) -> Explanation:
     """What conv_transpose1d would do with arrays of these shapes, and why: print it.
 
@@ -274,6 +282,7 @@ def explain(
         precision=precision,
         activation=activation,
         batch_invariant=batch_invariant,
+        beta=beta,
         x_ndim=len(x_shape),
     )
     operands = Operand(tuple(x_shape), str(dtype)), Operand(tuple(weight_shape), str(weight_dtype or dtype))

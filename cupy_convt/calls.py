@@ -18,9 +18,10 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+from cupy_convt.core.arguments import integer
 from cupy_convt.core.device import DeviceSpec
 from cupy_convt.core.dispatch import DEFAULT_WORKSPACE_LIMIT, Choice, choose
-from cupy_convt.core.geometry import Geometry, Operand, integer, make_problem
+from cupy_convt.core.geometry import Geometry, Operand, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.engines import Engine, Run
 from cupy_convt.engines.dtypes import named_dtype

@@ -80,6 +80,7 @@ def add_layer(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--activation", metavar="NAME", type=_activation, help="relu, leaky_relu, leaky_relu:SLOPE, tanh"
     )
+    parser.add_argument("--beta", metavar="NUMBER", type=float, default=0.0, help="of what the result held, is added")
     parser.add_argument("--batch-invariant", action="store_true", help="items whose bits do not depend on the batch")
     parser.add_argument("--dtype", default="float32", help="dtype of x and weight (float32)")
     parser.add_argument("--weight-dtype", metavar="DTYPE", help="dtype of weight, where it is another")
@@ -88,6 +89,6 @@ def add_layer(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def layer(options: argparse.Namespace) -> dict[str, Any]:
     """The layer as arguments of `explain`."""
     names = ("stride", "padding", "output_padding", "groups", "dilation", "output_size", "crop", "method", "precision")
-    more = ("activation", "batch_invariant", "dtype", "weight_dtype")
+    more = ("activation", "batch_invariant", "beta", "dtype", "weight_dtype")
     arguments = {name: getattr(options, name) for name in (*names, *more)}
     return {"x_shape": options.x, "weight_shape": options.weight, **arguments}

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cupy_convt.core.geometry import integer, make_geometry, make_problem
+from cupy_convt.core.arguments import integer
+from cupy_convt.core.geometry import make_geometry, make_problem
 from cupy_convt.core.geometry import output_length as _output_length
 from cupy_convt.core.problem import is_complex
 from cupy_convt.prepared import array_kind, operand_of

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from cupy_convt.core.arguments import integer
 from cupy_convt.core.device import PRESETS, DeviceSpec, preset
-from cupy_convt.core.geometry import Operand, integer
+from cupy_convt.core.geometry import Operand
 from cupy_convt.core.problem import DTYPES, real_dtype
 from cupy_convt.engines import engine_of
 from cupy_convt.engines.dtypes import named_dtype

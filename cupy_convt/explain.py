@@ -100,7 +100,7 @@ class Explanation:
         """The same for programs: plain numbers and strings under names that stay, ready for JSON."""
         choice = self._choice
         problem = choice.problem
-        names = ("stride", "dilation", "groups", "p_left", "p_right", "x_dtype", "weight_dtype", "precision")
+        names = ("stride", "dilation", "groups", "p_left", "p_right", "x_dtype", "weight_dtype", "precision", "beta")
         return {
             "problem": {
                 "x_shape": problem.x_shape,

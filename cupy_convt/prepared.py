@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import replace
 from functools import lru_cache
+from types import NoneType
 from typing import Any, overload
 
 from cupy_convt.calls import CALLS, chosen, circumstances, decided
@@ -133,6 +134,8 @@ def compute(
     )
     if out is not None:
         _refuse_out(engine, out, x, weight, bias)
+    elif geometry.beta:
+        raise ValueError(f"beta: expected 0 without out, got {geometry.beta!r}")
     if call.converted is not None:
         dtypes = call.converted
         weight, bias = _cast(weight, dtypes[1], "weight", kept), _cast(bias, dtypes[2], "bias", kept)
@@ -152,10 +155,11 @@ def compute(
     return out
 
 
-@lru_cache(maxsize=CALLS)
-def _sized(geometry: Geometry, output_size: Any, x_ndim: int) -> Geometry:
-    size = make_geometry(output_size=output_size, x_ndim=x_ndim).output_size
-    return replace(geometry, output_size=size)
+@lru_cache(maxsize=CALLS, typed=True)
+def _changed(geometry: Geometry, output_size: Any, beta: Any, x_ndim: int) -> Geometry:
+    made = make_geometry(output_size=output_size, beta=beta, x_ndim=x_ndim)
+    size = geometry.output_size if output_size is None else made.output_size
+    return replace(geometry, output_size=size, beta=made.beta)
 
 
 class Operator:
@@ -171,8 +175,10 @@ class Operator:
         self.weight, self.bias = weight, bias
         self._kept: Kept = OrderedDict()
 
-    def __call__(self, x: Any, out: Any = None, *, output_size: Any = None) -> Any:
-        """The transposed convolution of x; `output_size` overrides that of the geometry.
+    def __call__(self, x: Any, out: Any = None, *, output_size: Any = None, beta: float = 0.0) -> Any:
+        """The transposed convolution of x, plus `beta` times what `out` held.
+
+        `output_size` overrides that of the geometry.
 
         Shape:
             x: (N, C_in, L_in) or (C_in, L_in).
@@ -182,9 +188,9 @@ class Operator:
             TypeError, ValueError: as :func:`cupy_convt.conv_transpose1d`.
         """
         engine, geometry = common_engine(x, self.weight, self.bias, out), self.geometry
-        if output_size is not None:
-            sized = _sized if type(output_size) is int else _sized.__wrapped__
-            geometry = sized(geometry, output_size, x.ndim)
+        if output_size is not None or type(beta) is not float or beta:
+            plain = type(output_size) in (int, NoneType) and type(beta) in (int, float)
+            geometry = (_changed if plain else _changed.__wrapped__)(geometry, output_size, beta, x.ndim)
         return compute(engine, geometry, x, self.weight, self.bias, out, self._kept)
 
     def explain(self, x_shape: tuple[int, ...], dtype: str | None = None) -> Explanation:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from cupy_convt.calls import chosen, current_limit, problems_met
+from cupy_convt.core.arguments import integer
 from cupy_convt.core.dispatch import AnyPlan, choose
-from cupy_convt.core.geometry import Geometry, Operand, integer, make_geometry, make_problem
+from cupy_convt.core.geometry import Geometry, Operand, make_geometry, make_problem
 from cupy_convt.core.problem import Problem, is_complex
 from cupy_convt.core.size_class import Times, representative, size_class
 from cupy_convt.devices import cuda_arrays, to_dtype

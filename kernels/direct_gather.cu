@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,t] = act(bias[co] + sum_{ci, j, i : i*s + j*d = t + p_left} x[n,ci,i] * w[ci,co',j])
+// y[n,co,t] = act(bias[co] + sum_{ci, j, i : i*s + j*d = t + p_left} x[n,ci,i] * w[ci,co',j]) + beta * y[n,co,t]
 //
 // Any geometry, any dtype: the oracle of the other kernels. Only the taps that meet an input are visited: j runs
 // over one residue class modulo s/c (c = gcd(s, d)), and i steps back by d/c with every tap.
@@ -41,7 +41,7 @@ direct_gather(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
               i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 rows, i64 l_in, i64 l_out,
               i64 p_left, int rows_per_block, int row_tiles, int c_out, int c_in_group, int c_out_group, int taps,
               int stride, int dilation, int tap_step, int inverse, double per_c_out, double per_stride,
-              double per_input_step, int activation, double slope) {
+              double per_input_step, int activation, double slope, double beta) {
   int local = rows_per_block > 1 ? (int)threadIdx.x / (int)l_out : 0;
   i64 row = (i64)(blockIdx.x / row_tiles) * rows_per_block + local;
   i64 t = (i64)(blockIdx.x % row_tiles) * blockDim.x + threadIdx.x - local * l_out;
@@ -71,5 +71,6 @@ direct_gather(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
     }
   }
   if (bias) sum = ct_add(sum, ct_acc(ct_ld(bias + co)));
-  ct_st(out + entry.quotient * out_stride_n + co * out_stride_c + t, ct_cvt<Y>(ct_activate(sum, activation, slope)));
+  Y* target = out + entry.quotient * out_stride_n + co * out_stride_c + t;
+  ct_st(target, ct_cvt<Y>(ct_blend_with(ct_activate(sum, activation, slope), target, beta)));
 }

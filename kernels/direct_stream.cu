@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,q*s + r] = act(bias[co] + sum_ci sum_m tap[co,ci,r,m] * x[n,ci, q + top - m])     few channels a group
+// y[n,co,q*s + r] = act(bias[co] + sum_ci sum_m tap[co,ci,r,m] * x[n,ci, q + top - m]) + beta * y[n,co,q*s + r]
+// for few channels a group
 //
 // Idea: residues r of the *output* index share one window of inputs; slot m of residue r holds tap
 // j = (r + p_left - (top - m)*s) / d where that is a tap, and nothing elsewhere, so any stride, dilation and crop is
@@ -31,7 +32,6 @@ typedef ct_acc_t<Y> A;
 enum {
   R = CONVT_R,
   Q = 16 / sizeof(X),                            // inputs in 16 bytes
-  V = 16 / sizeof(Y),                            // outputs in 16 bytes
   TV = 16 / sizeof(WA),                          // taps in 16 bytes
   TAPS = (Q * R + TV - 1) / TV * TV              // taps of Q slots, padded to whole units
 };
@@ -84,17 +84,25 @@ CT_DEV void finish(A (&sum)[Q][R], bool biased, A offset, int activation, double
 }
 
 // Whether a thread stages whole units: all residues of the stride side by side, or a chunk of them that fills units.
-CT_DEV bool whole_units(int pitch) { return pitch == R || (R % V == 0 && pitch % R == 0); }
+template <class S> CT_DEV bool whole_units(int pitch) {
+  return pitch == R || (R % (16 / sizeof(S)) == 0 && pitch % R == 0);
+}
+// First in shared memory, because groups of eight units are 128-byte aligned; with a beta, sums are not rounded yet.
+template <class S> CT_DEV ct_unit_stage<S> stage_of(unsigned char* memory, int residue_tile) {
+  return ct_unit_stage<S>(memory, Q * residue_tile * (int)sizeof(S) / 16, whole_units<S>(residue_tile));
+}
 
 // Stages the Q x R results of one item; `base` is the index of its first q and residue, rows are `pitch` apart.
-CT_DEV void stage_results(const ct_unit_stage<Y>& stage, const A (&sum)[Q][R], int base, int pitch, int residues) {
-  if (whole_units(pitch)) {
+template <class S>
+CT_DEV void stage_results(const ct_unit_stage<S>& stage, const A (&sum)[Q][R], int base, int pitch, int residues) {
+  enum { V = 16 / sizeof(S) };
+  if (whole_units<S>(pitch)) {
     int row = pitch == R ? R : pitch;
 #pragma unroll
     for (int e = 0; e < Q * R; e += V) {
-      ct_unit<Y> unit;
+      ct_unit<S> unit;
 #pragma unroll
-      for (int v = 0; v < V; ++v) unit.v[v] = ct_cvt<Y>(sum[(e + v) / R][(e + v) % R]);
+      for (int v = 0; v < V; ++v) unit.v[v] = ct_cvt<S>(sum[(e + v) / R][(e + v) % R]);
       ct_st16(stage.at(base + e / R * row + e % R), unit);
     }
     return;
@@ -116,7 +124,7 @@ CT_DEV void stage_results(const ct_unit_stage<Y>& stage, const A (&sum)[Q][R], i
       for (int i = 0; i < Q; ++i) column[i] = turned[i];
     }
 #pragma unroll
-    for (int i = 0; i < Q; ++i) ct_st(stage.at(base + (i + turn) % Q * pitch + u), ct_cvt<Y>(column[i]));
+    for (int i = 0; i < Q; ++i) ct_st(stage.at(base + (i + turn) % Q * pitch + u), ct_cvt<S>(column[i]));
   }
 }
 
@@ -215,7 +223,8 @@ direct_stream(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
               i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 l_in, i64 l_out, i64 q_count,
               i64 top, int batch, int c_in_group, int c_out_group, int kernel_size, int stride, int dilation,
               int origin, int windows, int q_groups, int residue_tile, int channel_tile, int batch_tile,
-              int residue_tiles, int channel_tiles, int q_tiles, int groups, int activation, double slope) {
+              int residue_tiles, int channel_tiles, int q_tiles, int groups, int activation, double slope,
+              double beta) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   int span = q_groups * Q, rest = blockIdx.x;
   Block b;
@@ -234,9 +243,8 @@ direct_stream(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
   b.first = (int)min((i64)b.width, max((i64)0, -start));
   b.last = (int)max((i64)0, min((i64)b.width, l_in - start));
 
-  // first in shared memory, because groups of eight units are 128-byte aligned
-  ct_unit_stage<Y> stage(ct_smem, Q * residue_tile * (int)sizeof(Y) / 16, whole_units(residue_tile));
-  b.tile = reinterpret_cast<X*>(ct_smem + (batch_tile * span * residue_tile * (int)sizeof(Y) + 127) / 128 * 128);
+  int staged = beta != 0 ? sizeof(A) : sizeof(Y);
+  b.tile = reinterpret_cast<X*>(ct_smem + (batch_tile * span * residue_tile * staged + 127) / 128 * 128);
   b.taps = reinterpret_cast<WA*>(b.tile + batch_tile * c_in_group * b.width);
   b.masks = reinterpret_cast<Mask*>(b.taps + channel_tile * c_in_group * b.chunks * windows * TAPS);
   b.ranges = reinterpret_cast<uint2*>(b.masks + b.chunks * windows);
@@ -259,7 +267,10 @@ direct_stream(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
       convolve(b, sum, channel, chunk, row, q);
       finish(sum, bias != nullptr, offset, activation, slope);
       int base = (row * span + q) * residue_tile + chunk * R;
-      stage_results(stage, sum, base, residue_tile, residue_tile - chunk * R);
+      if (sizeof(A) > sizeof(Y) && beta != 0)
+        stage_results(stage_of<A>(ct_smem, residue_tile), sum, base, residue_tile, residue_tile - chunk * R);
+      else
+        stage_results(stage_of<Y>(ct_smem, residue_tile), sum, base, residue_tile, residue_tile - chunk * R);
     }
     __syncthreads();
     int length = runs == 1 ? span * stride : b.residues;
@@ -268,7 +279,11 @@ direct_stream(const X* __restrict__ x, const W* __restrict__ weight, const Y* __
       i64 t = (first_q + q) * stride + b.first_residue;
       Y* target = out + (b.first_n + row) * out_stride_n + co * out_stride_c + t;
       int count = (int)max((i64)0, min((i64)length, l_out - t));
-      ct_store_run(target, stage, (row * span + q) * residue_tile, count, rank, team);
+      int base = (row * span + q) * residue_tile;
+      if (beta != 0)
+        ct_blend_run(target, stage_of<A>(ct_smem, residue_tile), base, count, rank, team, beta);
+      else
+        ct_store_run(target, stage_of<Y>(ct_smem, residue_tile), base, count, rank, team);
     }
     __syncthreads();
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,q*s + r] = act(b[co] + sum_m w[ci, co, p + m*s/c] x[n,ci, q + shift - m*d/c])     p, shift of residue class r
+// y[n,co,q*s + r] = act(b[co] + sum_m w[ci, co, p + m*s/c] x[n,ci, q + shift - m*d/c]) + beta * y[n,co,q*s + r]
+// with p, shift of residue class r
 //
 // Idea: one kernel for a block of overlap-save. x is loaded and transformed once, in shared memory and registers; for
 // each residue class its spectrum is multiplied by that of the class's taps, transformed back, and what did not wrap
@@ -8,7 +9,7 @@
 // Thread mapping: M/E threads a block of overlap-save (radix.cuh), as many blocks as make two warps.
 // Block mapping, fastest first: tile of neighbouring overlap-save blocks, output channel, n; all in blockIdx.x.
 // Preconditions: time stride 1 in x and out; one input channel a group; the block length suffices for step and taps; no
-// tanh on halves, which would be rounded twice.
+// tanh and no beta on halves, which would be rounded twice.
 #include "interleave.cuh"
 #include "pairs.cuh"
 #ifndef CONVT_X
@@ -179,7 +180,7 @@ fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* roots
           Y* __restrict__ out, i64 x_stride_n, i64 x_stride_c, i64 out_stride_n, i64 out_stride_c, i64 end, i64 u_end,
           i64 l_out, i64 q_total, i64 first, i64 p_q, int p_r, int step, int tiles, int c_out, int c_out_group,
           int classes, int kernel_size, int stride, int dilation, int tap_step, int inverse, int residue_tile,
-          int activation, double slope) {
+          int activation, double slope, double beta) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
   int rank = threadIdx.x % F::TEAM, block = threadIdx.x / F::TEAM, rest = blockIdx.x;
   i64 first_q = (i64)(rest % tiles) * BLOCKS * step;
@@ -248,6 +249,6 @@ fft_block(const X* __restrict__ x, const C* __restrict__ spectra, const C* roots
       __syncthreads();
     }
     ct_tile tile = {first_q, q_count, residue - r, r + 1, residue_tile, stride};
-    ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
+    ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out, sizeof(A) > sizeof(Y) ? 0.0 : beta);
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,t] = act(bias[co] + scale * z[n,co,p,b][lead + u - b*step]),   u = q + shift of t's residue class p
+// y[n,co,t] = act(bias[co] + scale * z[n,co,p,b][lead + u - b*step]) + beta * y[n,co,t]
+// with u = q + shift of t's residue class p
 //
 // Idea: the inverse transforms hold one plane for each residue class, in overlapping blocks of which the first `lead`
 // samples are wrapped around. Discard those, crop, interleave the planes in shared memory and store runs.
@@ -22,7 +23,7 @@ struct Sample {
   bool biased;
   double slope, scale;
 
-  CT_DEV Y operator()(const ct_phase& phase, i64 q) const {
+  CT_DEV A operator()(const ct_phase& phase, i64 q) const {
     A sum = ct_zero<A>();
     i64 u = q + phase.shift - u_first;
     if (phase.count && u >= 0 && u < u_count) {
@@ -30,7 +31,7 @@ struct Sample {
       sum = ct_scale(ct_ld(planes + ((i64)phase.first * blocks + b) * length + lead + (int)u - b * step), scale);
     }
     if (biased) sum = ct_add(sum, offset);
-    return ct_cvt<Y>(ct_activate(sum, activation, slope));
+    return ct_activate(sum, activation, slope);
   }
 };
 
@@ -39,16 +40,13 @@ fft_finish(const A* __restrict__ z, const Y* __restrict__ bias, Y* __restrict__ 
            i64 out_stride_c, i64 l_out, i64 p_q, int p_r, i64 first_q, i64 q_total, i64 u_first, int u_count, int step,
            int lead, int length, int blocks, int classes, double scale, int first_n, int first_co, int channels,
            int kernel_size, int stride, int dilation, int tap_step, int inverse, int residue_tile, int residue_tiles,
-           int q_tiles, int activation, double slope) {
+           int q_tiles, int activation, double slope, double beta) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
-  ct_stage<Y> stage(ct_smem, residue_tile);
   int tiles = residue_tiles * q_tiles, row = blockIdx.x / tiles;
   int n = first_n + row / channels, co = first_co + row % channels;
   ct_tile tile = ct_tile_of(blockIdx.x % tiles, first_q, q_total, stride, residue_tile, residue_tiles);
   ct_taps taps = {p_q, p_r, kernel_size, stride, dilation, tap_step, inverse};
   Sample sample = {z + (i64)row * classes * blocks * length, u_first, u_count, step, lead, length, blocks, activation,
                    bias ? ct_acc(ct_ld(bias + co)) : ct_zero<A>(), bias != nullptr, slope, scale};
-  ct_stage_tile(stage, tile, taps, sample);
-  __syncthreads();
-  ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
+  ct_interleave(ct_smem, out + n * out_stride_n + co * out_stride_c, tile, taps, sample, l_out, beta);
 }

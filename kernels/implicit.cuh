@@ -20,7 +20,7 @@
 // What they and implicit_finish take last: which sample a row and a column are, the staging area's pitch, the epilogue.
 #define CT_WAY_OUT_PARAMETERS                                                                                          \
   int kernel_size, int stride, int dilation, int tap_step, int inverse, int runs, int stage_pitch, int activation,     \
-      double slope
+      double slope, double beta
 
 // A row of the x tile is one place of the line: 64 bytes of channels, padded so that eight rows meet all banks once.
 // Taps look back at most CT_HALO places in one tile.

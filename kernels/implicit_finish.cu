@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,u*s + f*d - p_left] = act(bias[co] + ((sum_0 + sum_1) + ...)[co,f][n,u]),   sum_k of part k of the contraction
+// y[n,co,u*s + f*d - p_left] = act(bias[co] + ((sum_0 + sum_1) + ...)[co,f][n,u]) + beta * y[n,co,..]
+// with sum_k of part k of the contraction
 //
 // Idea: the blocks of implicit_gemm and implicit_gemm_mma that share a tile each leave their sums in a workspace; here
 // they are added in ascending order, whatever order the blocks ran in, and take the way out that the product takes.
@@ -34,7 +35,7 @@ implicit_finish(const A* __restrict__ parts, const T* __restrict__ bias, T* __re
   rows.channels = min(slice, rows.channels - first_channel);
   ct_output<T> output = {out + group * c_out_group * out_stride_c, bias ? bias + group * c_out_group : bias,
                          out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
-                         activation, slope};
+                         activation, slope, beta};
   ct_stage<T, BN, THREADS> stage = {reinterpret_cast<A*>(ct_smem), stage_pitch, ct_columns<A>(phase_tile, 0), output,
                                     line, rows};
   i64 tile_size = (i64)channel_tile * stage.run(), tiles = (i64)row_tiles * column_tiles;

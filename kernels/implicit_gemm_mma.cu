@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,u*s + f*d - p_left] = act(bias[co] + sum_{ci,m} w[ci,co,f + m*s/c] * x[n,ci,u - m*d/c]),   c = gcd(s, d)
+// y[n,co,u*s + f*d - p_left] = act(bias[co] + sum_{ci,m} w[ci,co,f + m*s/c] * x[n,ci,u - m*d/c]) + beta * y[n,co,..]
+// with c = gcd(s, d)
 //
 // Idea: the product of implicit_gemm on tensor cores, with float32 sums. ldmatrix wants rows of channels at multiples
 // of 16 bytes, and an x tile kept as [place][channel] has one at every shift in time, so one tile serves all taps.
@@ -185,7 +186,7 @@ implicit_gemm_mma(CT_PRODUCT_PARAMETERS(T), int parts, int part_steps, CT_WAY_OU
   ct_rows rows = ct_rows_at(here.row_tile, channel_tile, phase_tile, phase_tiles, c_out_group, phases, 8);
   ct_output<T> output = {out + here.group * c_out_group * out_stride_c, bias ? bias + here.group * c_out_group : bias,
                          out_stride_n, out_stride_c, l_out, p_left, stride, dilation, kernel_size, tap_step, inverse,
-                         activation, slope};
+                         activation, slope, beta};
   ct_stage<T, BN, THREADS> stage = {
       sums_out, stage_pitch, spread, output,
       ct_line_at((i64)here.column_tile * BN, first_u, row_columns, batch), rows};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,u*s + f*d - p_left] = act(bias[co] + sum_{ci,m} w[ci,co,f + m*s/c] * x[n,ci,u - m*d/c]),   c = gcd(s, d)
+// y[n,co,u*s + f*d - p_left] = act(bias[co] + sum_{ci,m} w[ci,co,f + m*s/c] * x[n,ci,u - m*d/c]) + beta * y[n,co,..]
+// with c = gcd(s, d)
 //
 // Idea: the product of implicit_gemm by warpgroups (sm_90a), halves or TF32, float32 sums. Warps have roles: consumer
 // warpgroups of 64 rows each do nothing but wgmma and the way out; of the producer warps one asks for tiles of weights,
@@ -52,7 +53,7 @@ struct Arguments {
   int row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile, phase_tile;
   int phase_tiles, row_tiles, column_tiles, kernel_size, stride, dilation, tap_step, inverse, runs, stage_pitch;
   int activation;
-  double slope;
+  double slope, beta;
 
   CT_DEV int row_tile(u32 tile) const { return (int)(tile % row_tiles); }
   CT_DEV int column_tile(u32 tile) const { return (int)(tile / row_tiles % column_tiles); }
@@ -228,7 +229,7 @@ CT_DEV void store(const Arguments& a, u32 tile, float (&sums)[BN / 2], unsigned 
   int at_once = ct_gmma_at_once(a.phase_tile);
   ct_output<T> output = {a.out + group * a.c_out_group * a.out_stride_c, a.bias ? a.bias + group * a.c_out_group : a.bias,
                          a.out_stride_n, a.out_stride_c, a.l_out, a.p_left, a.stride, a.dilation, a.kernel_size,
-                         a.tap_step, a.inverse, a.activation, a.slope};
+                         a.tap_step, a.inverse, a.activation, a.slope, a.beta};
   ct_rows rows = ct_rows_at(a.row_tile(tile), a.channel_tile, a.phase_tile, a.phase_tiles, a.c_out_group, a.phases,
                             at_once);
 #pragma unroll 1
@@ -251,7 +252,7 @@ implicit_gemm_wgmma(CT_PRODUCT_PARAMETERS(T), int tiles, CT_WAY_OUT_PARAMETERS) 
   Arguments a = {x, w, bias, out, x_stride_n, x_stride_c, out_stride_n, out_stride_c, l_in, l_out, p_left, first_u,
                  row_columns, batch, c_in_group, c_out_group, chunks, taps, panel_taps, input_step, phases, channel_tile,
                  phase_tile, phase_tiles, row_tiles, column_tiles, kernel_size, stride, dilation, tap_step, inverse,
-                 runs, stage_pitch, activation, slope};
+                 runs, stage_pitch, activation, slope, beta};
   WeightRing weights(ct_smem, ct_smem + BARRIERS);
   InputRing inputs(ct_smem + W_STAGES * W_BYTES, ct_smem + BARRIERS + 2 * W_STAGES * 8);
   if (threadIdx.x == 0) {

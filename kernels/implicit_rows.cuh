@@ -83,22 +83,27 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
 #pragma unroll
         for (int k = 0; k < OUT; ++k) values[k] = ct_activate(values[k], output.activation, output.slope);
       }
-      ct_unit<T> samples;
-#pragma unroll
-      for (int k = 0; k < OUT; ++k) samples.v[k] = ct_cvt<T>(values[k]);
       if (alike) {
-        if (unit >= first && unit < last) ct_st16(run + unit, samples);
+        if (unit >= first && unit < last) ct_put_unit(run + unit, values, output.beta);
       } else {
 #pragma unroll
         for (int k = 0; k < OUT; k += WIDTH) {
           int e = base + (k / WIDTH * team + rank) * WIDTH;
           if (e < max(first, begin) || e >= last) continue;
           if constexpr (WIDTH == 2) {
-            u32 pair;
-            memcpy(&pair, samples.v + k, 4);
-            ct_st(reinterpret_cast<u32*>(run + e), pair);
+            u32* target = reinterpret_cast<u32*>(run + e);
+            u32 pair = output.beta != 0 ? ct_ld(target) : 0;
+            T two[2];
+            memcpy(two, &pair, 4);
+#pragma unroll
+            for (int v = 0; v < 2; ++v) {
+              if (output.beta != 0) values[k + v] = ct_blend(values[k + v], ct_acc(two[v]), output.beta);
+              two[v] = ct_cvt<T>(values[k + v]);
+            }
+            memcpy(&pair, two, 4);
+            ct_st(target, pair);
           } else {
-            ct_st(run + e, samples.v[k]);
+            ct_st(run + e, ct_cvt<T>(ct_blend_with(values[k], run + e, output.beta)));
           }
         }
       }
@@ -106,7 +111,7 @@ template <class T, int COLUMNS, int THREADS> CT_DEV void ct_store_rows(const ct_
 #pragma unroll 1
       for (int k = rank; k < 2 * SECTOR; k += team) {
         int e = k < SECTOR ? first - SECTOR + k : last - SECTOR + k;
-        if (e >= begin && e < end) ct_st(run + e, stage.finish(ct_ld<A>(stage.at(channel, source + e)), channel));
+        if (e >= begin && e < end) stage.put(run + e, ct_ld<A>(stage.at(channel, source + e)), channel);
       }
     }
   }

@@ -3,13 +3,27 @@
 // The way out of the sub-pixel product: sums in shared memory, of which phases interleave to runs of samples.
 #include "implicit.cuh"
 
+// 16 bytes of samples, which have had all but beta.
+template <class T> CT_DEV void ct_put_unit(T* samples, ct_acc_t<T> (&values)[16 / sizeof(T)], double beta) {
+  enum { OUT = 16 / sizeof(T) };
+  ct_unit<T> unit;
+  if (beta != 0) {
+    unit = ct_ld16(samples);
+#pragma unroll
+    for (int k = 0; k < OUT; ++k) values[k] = ct_blend(values[k], ct_acc(unit.v[k]), beta);
+  }
+#pragma unroll
+  for (int k = 0; k < OUT; ++k) unit.v[k] = ct_cvt<T>(values[k]);
+  ct_st16(samples, unit);
+}
+
 template <class T> struct ct_output {
   T* out;  // first channel of the group
   const T* bias;
   i64 stride_n, stride_c, l_out, p_left;
   int stride, dilation, kernel_size, tap_step, inverse;  // inverse: of d/c modulo s/c
   int activation;
-  double slope;
+  double slope, beta;
 };
 
 // Columns of the sums on their way out. Where columns share banks however their rows lie, their phases being a multiple
@@ -79,9 +93,13 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
     return output.out + n * output.stride_n + (rows.first_channel + channel) * output.stride_c;
   }
   CT_DEV i64 sample(i64 u, int phase) const { return u * output.stride + (i64)phase * output.dilation - output.p_left; }
-  CT_DEV T finish(A sum, int channel) const {
+  CT_DEV A finish(A sum, int channel) const {
     if (output.bias) sum = ct_add(sum, ct_acc(ct_ld(output.bias + rows.first_channel + channel)));
-    return ct_cvt<T>(ct_activate(sum, output.activation, output.slope));
+    return ct_activate(sum, output.activation, output.slope);
+  }
+  // one sample on its way to memory
+  CT_DEV void put(T* sample, A sum, int channel) const {
+    ct_st(sample, ct_cvt<T>(ct_blend_with(finish(sum, channel), sample, output.beta)));
   }
 
   // Every phase is a residue of its own, in order: 16-byte units of memory, from a whole sector on. Units that are not
@@ -98,19 +116,21 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
       // a row's last column holds its last sample, so samples below l_out are of one row
       int end = rows.phases == output.stride ? total : rows.phases;
       if (there && phase + OUT <= end && ct_is_aligned16(p)) {
-        ct_unit<T> unit;
+        A values[OUT];
         if (first % UNIT == 0) {
 #pragma unroll
           for (int k = 0; k < OUT; k += UNIT) {
             ct_unit<A> part = ct_ld16<A>(at(channel, first + k));
 #pragma unroll
-            for (int v = 0; v < UNIT; ++v) unit.v[k + v] = finish(part.v[v], channel);
+            for (int v = 0; v < UNIT; ++v) values[k + v] = part.v[v];
           }
         } else {
 #pragma unroll
-          for (int k = 0; k < OUT; ++k) unit.v[k] = finish(ct_ld<A>(at(channel, first + k)), channel);
+          for (int k = 0; k < OUT; ++k) values[k] = ct_ld<A>(at(channel, first + k));
         }
-        ct_st16(p, unit);
+#pragma unroll
+        for (int k = 0; k < OUT; ++k) values[k] = finish(values[k], channel);
+        ct_put_unit(p, values, output.beta);
       } else {
         for (int k = max(first, 0); k < min(first + OUT, total); ++k) store_one(channel, k);
       }
@@ -126,7 +146,7 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
     ct_column column = ct_column_at(line, e / rows.phase_tile);
     i64 t = sample(column.u, rows.first_phase + phase);
     if (phase < rows.phases && column.inside && t >= 0 && t < output.l_out)
-      ct_st(row(channel, column.n) + t, finish(ct_ld<A>(at(channel, e)), channel));
+      put(row(channel, column.n) + t, ct_ld<A>(at(channel, e)), channel);
   }
 
   // Dilated taps, or residues without any: sample by sample; the first phase tile also writes the residues without
@@ -147,7 +167,7 @@ template <class T, int COLUMNS, int THREADS> struct ct_stage {
       i64 t = taps ? sample(column.u, first) : column.u * stride + residue - output.p_left;
       if (!ours || !column.inside || t < 0 || t >= output.l_out) continue;
       A sum = taps ? ct_ld<A>(sums + channel * pitch + phase + spread.step(c)) : ct_zero<A>();
-      ct_st(row(channel, column.n) + t, finish(sum, channel));
+      put(row(channel, column.n) + t, sum, channel);
     }
   }
 };

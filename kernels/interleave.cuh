@@ -61,18 +61,21 @@ template <class Y> struct ct_stage {
   CT_DEV Y* at(int e) const { return data + (e ^ (e / line & mask) << sub); }
 };
 
-// Bytes of staging: CT_TILE_Q * tile elements. value(phase, q) is the sample of one q and residue.
-template <class Y, class Value>
-CT_DEV void ct_stage_tile(const ct_stage<Y>& stage, const ct_tile& t, const ct_taps& taps, const Value& value) {
+// Bytes of staging: CT_TILE_Q * tile elements. value(phase, q) is the unrounded sample of one q and residue.
+template <class S, class Value>
+CT_DEV void ct_stage_tile(const ct_stage<S>& stage, const ct_tile& t, const ct_taps& taps, const Value& value) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   for (int u = warp; u < t.residues; u += warps) {
     ct_phase phase = ct_phase_of(t.first_residue + u, taps);
-    for (int q = lane; q < t.q_count; q += 32) ct_st(stage.at(q * stage.pitch + u), value(phase, t.first_q + q));
+    for (int q = lane; q < t.q_count; q += 32)
+      ct_st(stage.at(q * stage.pitch + u), ct_cvt<S>(value(phase, t.first_q + q)));
   }
 }
 
-// Stores what is below l_out. Warps start at cache lines, so that no sector is written twice.
-template <class Y> CT_DEV void ct_store_tile(Y* row, const ct_stage<Y>& stage, const ct_tile& t, i64 l_out) {
+// Stores what is below l_out, plus beta times what is there. Warps start at cache lines, so that no sector is written
+// twice.
+template <class Y, class S>
+CT_DEV void ct_store_tile(Y* row, const ct_stage<S>& stage, const ct_tile& t, i64 l_out, double beta) {
   bool whole = t.residues == t.stride;
   int team = whole ? blockDim.x : 32, rank = whole ? threadIdx.x : threadIdx.x % 32;
   int runs = whole ? 1 : t.q_count, length = whole ? t.q_count * t.stride : t.residues;
@@ -81,6 +84,27 @@ template <class Y> CT_DEV void ct_store_tile(Y* row, const ct_stage<Y>& stage, c
     int count = (int)max((i64)0, min((i64)length, l_out - start));
     Y* target = row + start;
     for (int e = rank - ct_line_shift(target); e < count; e += team)
-      if (e >= 0) ct_st(target + e, ct_ld<Y>(stage.at(run * stage.pitch + e)));
+      if (e >= 0) {
+        ct_acc_t<Y> sample = ct_acc(ct_ld<S>(stage.at(run * stage.pitch + e)));
+        ct_st(target + e, ct_cvt<Y>(ct_blend_with(sample, target + e, beta)));
+      }
+  }
+}
+
+// A tile from its values to memory. With a beta, samples are staged unrounded.
+template <class Y, class Value>
+CT_DEV void ct_interleave(unsigned char* memory, Y* row, const ct_tile& t, const ct_taps& taps, const Value& value,
+                          i64 l_out, double beta) {
+  typedef ct_acc_t<Y> A;
+  if (sizeof(A) > sizeof(Y) && beta != 0) {
+    ct_stage<A> stage(memory, t.tile);
+    ct_stage_tile(stage, t, taps, value);
+    __syncthreads();
+    ct_store_tile(row, stage, t, l_out, beta);
+  } else {
+    ct_stage<Y> stage(memory, t.tile);
+    ct_stage_tile(stage, t, taps, value);
+    __syncthreads();
+    ct_store_tile(row, stage, t, l_out, beta);
   }
 }

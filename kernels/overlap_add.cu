@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,t] = act(bias[co] + sum_{i*s + j*d = t + p_left} cols[co*K + j][i]),   cols = w^T x by the vendor's library
+// y[n,co,t] = act(bias[co] + sum_{i*s + j*d = t + p_left} cols[co*K + j][i]) + beta * y[n,co,t],   cols = w^T x
+// by the vendor's library
 //
 // Idea: gather instead of scatter, so every output is written once and nothing is atomic. For one residue of t the
 // taps are one residue class and their inputs lie side by side, so a warp reads runs of cols; the tile is interleaved
@@ -39,14 +40,14 @@ struct Sum {
   bool biased;
   double slope;
 
-  CT_DEV Y operator()(const ct_phase& phase, i64 q) const {
+  CT_DEV A operator()(const ct_phase& phase, i64 q) const {
     A sum = ct_zero<A>();
     i64 i = q + phase.shift - i_first, row_step = (i64)tap_step * (1 + CONVT_PLANES) * i_count - input_step;
     const C* p = cols + (i64)phase.first * (1 + CONVT_PLANES) * i_count + i;
     for (int m = 0; m < phase.count && i >= 0; ++m, i -= input_step, p += row_step)
       if (i < i_count) sum = ct_add(sum, column(p, i_count));
     if (biased) sum = ct_add(sum, offset);
-    return ct_cvt<Y>(ct_activate(sum, activation, slope));
+    return ct_activate(sum, activation, slope);
   }
 };
 
@@ -54,9 +55,9 @@ extern "C" __global__ void __launch_bounds__(256, 4)
 overlap_add(const C* __restrict__ cols, const Y* __restrict__ bias, Y* __restrict__ out, i64 out_stride_n,
             i64 out_stride_c, i64 l_out, i64 p_q, int p_r, i64 first_q, i64 q_total, i64 i_first, int i_count,
             int first_n, int n_step, int first_co, int co_step, int channels, int kernel_size, int stride, int dilation,
-            int tap_step, int inverse, int residue_tile, int residue_tiles, int q_tiles, int activation, double slope) {
+            int tap_step, int inverse, int residue_tile, int residue_tiles, int q_tiles, int activation, double slope,
+            double beta) {
   extern __shared__ __align__(1024) unsigned char ct_smem[];
-  ct_stage<Y> stage(ct_smem, residue_tile);
   int tiles = residue_tiles * q_tiles, row = blockIdx.x / tiles;
   int entry = row / channels, channel = row % channels;
   int n = first_n + entry * n_step, co = first_co + entry * co_step + channel;
@@ -65,7 +66,5 @@ overlap_add(const C* __restrict__ cols, const Y* __restrict__ bias, Y* __restric
   Sum sum = {cols + (i64)row * kernel_size * (1 + CONVT_PLANES) * i_count, i_first, i_count, tap_step,
              dilation / (stride / tap_step), activation, bias ? ct_acc(ct_ld(bias + co)) : ct_zero<A>(),
              bias != nullptr, slope};
-  ct_stage_tile(stage, tile, taps, sum);
-  __syncthreads();
-  ct_store_tile(out + n * out_stride_n + co * out_stride_c, stage, tile, l_out);
+  ct_interleave(ct_smem, out + n * out_stride_n + co * out_stride_c, tile, taps, sum, l_out, beta);
 }

@@ -60,3 +60,11 @@ CT_DEV void ct_store_run(Y* run, const ct_unit_stage<Y>& stage, int source, int 
       if (e >= 0) ct_st(run + e, ct_ld<Y>(stage.at(source + e)));
   }
 }
+
+// The same of samples that are staged unrounded, because beta times what is there is added first.
+template <class Y>
+CT_DEV void ct_blend_run(Y* run, const ct_unit_stage<ct_acc_t<Y>>& stage, int source, int count, int rank, int team,
+                         double beta) {
+  for (int e = rank - ct_line_shift(run); e < count; e += team)
+    if (e >= 0) ct_st(run + e, ct_cvt<Y>(ct_blend_with(ct_ld<ct_acc_t<Y>>(stage.at(source + e)), run + e, beta)));
+}

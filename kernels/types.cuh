@@ -24,7 +24,7 @@ template <class T> CT_DEV void ct_assign(T& to, T v) { to = v; }
 CT_DEV void ct_assign(float2& to, float v) { to = make_float2(v, 0.f); }
 CT_DEV void ct_assign(double2& to, double v) { to = make_double2(v, 0.0); }
 
-// ---- epilogue: bias last, then the activation, then one rounding ---------------------------------------------------
+// ---- epilogue: bias last, then the activation, then beta times what was there, then one rounding -------------------
 enum { CT_IDENTITY = 0, CT_RELU = 1, CT_LEAKY_RELU = 2, CT_TANH = 3 };
 CT_DEV float ct_tanh(float v) { return tanhf(v); }
 CT_DEV double ct_tanh(double v) { return tanh(v); }
@@ -35,6 +35,15 @@ template <class A> CT_DEV A ct_activate(A v, int kind, double slope) {
 }
 CT_DEV float2 ct_activate(float2 v, int, double) { return v; }
 CT_DEV double2 ct_activate(double2 v, int, double) { return v; }
+// v + beta * old
+CT_DEV float ct_blend(float v, float old, double beta) { return ct_fma(old, (float)beta, v); }
+CT_DEV double ct_blend(double v, double old, double beta) { return ct_fma(old, beta, v); }
+CT_DEV float2 ct_blend(float2 v, float2 old, double beta) { return ct_fma(old, (float)beta, v); }
+CT_DEV double2 ct_blend(double2 v, double2 old, double beta) { return ct_fma(old, beta, v); }
+// the same, of memory that is read only where beta is not 0
+template <class A, class T> CT_DEV A ct_blend_with(A v, const T* old, double beta) {
+  return beta != 0 ? ct_blend(v, ct_acc(ct_ld(old)), beta) : v;
+}
 
 // ---- 16-byte units -------------------------------------------------------------------------------------------------
 // 16 bytes that hold sizeof(uint4) / sizeof(T) elements; the union of the two views is spelt with memcpy.

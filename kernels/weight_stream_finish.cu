@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// y[n,co,t] = act(bias[co] + sum_{i*s + j*d = t + p_left} sum_p sums[g][p][n*L_in + i][co*K + j])
+// y[n,co,t] = act(bias[co] + sum_{i*s + j*d = t + p_left} sum_p sums[g][p][n*L_in + i][co*K + j]) + beta * y[n,co,t]
 //
 // Idea: what weight_stream leaves is every tap times every input; an output gathers the few products that reach it,
 // taps ascending and for each the parts ascending, so that its bits depend on no schedule.
@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 weight_stream_finish(const A* __restrict__ sums, const Y* __restrict__ bias, Y* __restrict__ out, i64 out_stride_n,
                      i64 out_stride_c, i64 pitch, int samples, int l_in, int l_out, int p_left, int c_out,
                      int c_out_group, int columns, int parts, int kernel_size, int stride, int dilation, int tap_step,
-                     int inverse, int activation, double slope) {
+                     int inverse, int activation, double slope, double beta) {
   i64 sample = (i64)blockIdx.x * 256 + threadIdx.x;
   if (sample >= samples) return;
   int line = (int)sample / l_out, t = (int)sample % l_out, n = line / c_out, co = line % c_out;
@@ -40,5 +40,6 @@ weight_stream_finish(const A* __restrict__ sums, const Y* __restrict__ bias, Y* 
     }
   }
   if (bias) sum = ct_add(sum, ct_acc(ct_ld(bias + co)));
-  ct_st(out + n * out_stride_n + co * out_stride_c + t, ct_cvt<Y>(ct_activate(sum, activation, slope)));
+  Y* target = out + n * out_stride_n + co * out_stride_c + t;
+  ct_st(target, ct_cvt<Y>(ct_blend_with(ct_activate(sum, activation, slope), target, beta)));
 }

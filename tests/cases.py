@@ -8,6 +8,7 @@ sample, crops beyond the taps on either side, and a stride for every number of r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from math import log2, sqrt
 from typing import Any
@@ -91,6 +92,22 @@ def tolerance(p: Problem, plan: Plan, x: np.ndarray, weight: np.ndarray, y: np.n
         loudest = np.abs(x).astype(wide).max() * np.abs(weight).astype(wide).max() * terms
         bound = bound + 2 * eps * (1 + log2(transform_length(plan))) * loudest
     return bound + EPSILON[p.out_dtype] * (np.abs(y) + 1e-30)
+
+
+def blended(
+    p: Problem, plan: Plan, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, old: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tolerance, result) where the result held `old` before: everything is rounded to its dtype once."""
+    plain = replace(p, beta=0.0)
+    sums = expected(plain, x, weight, bias)
+    wanted = sums + p.beta * old.astype(sums.dtype)
+    limit = tolerance(plain, plan, x, weight, np.zeros_like(sums))
+    limit = limit + 4 * EPSILON[p.accumulator] * (np.abs(sums) + np.abs(p.beta * old.astype(sums.dtype)))
+    if p.precision == "tf32":  # of operands that are rounded
+        limit = limit + 2.0**-10 * reference(_real(p), np.abs(x).astype(np.float64), np.abs(weight).astype(np.float64))
+    if p.accumulator != p.out_dtype:
+        limit = limit + EPSILON[p.out_dtype] / 2 * np.abs(wanted) + (2.0**-25 if p.out_dtype == "float16" else 0)
+    return limit, wanted
 
 
 def _real(p: Problem) -> Problem:

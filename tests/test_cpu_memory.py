@@ -44,8 +44,10 @@ def forget_scratch() -> None:
         Problem(20, 64, 3, 64, 8000, 5, 2, 64, has_bias=True),
         Problem(2000, 32, 20, 64, 3, 1, has_bias=True),
         Problem(1000, 32, 20, 64, 6, 2, x_dtype="complex64", weight_dtype="float32", has_bias=True),
+        Problem(40, 32, 4000, 16, 8, 4, has_bias=True, beta=0.5),
+        Problem(2, 64, 40_000, 64, 4, 2, groups=64, x_dtype="float16", weight_dtype="float16", beta=1.0),
     ],
-    ids=["mono", "dense", "mixed", "depthwise half", "few inputs", "short", "short mixed"],
+    ids=["mono", "dense", "mixed", "depthwise half", "few inputs", "short", "short mixed", "added", "half added"],
 )
 def test_memory_beside_the_result_stays_under_the_limit(problem: Problem, limit: int) -> None:
     chosen = [plan for plan in plans(problem, limit) if plan.workspace_bytes <= limit]

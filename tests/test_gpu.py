@@ -86,6 +86,21 @@ def test_every_plan_gives_the_definition(cupy: Any, engine: Any, name: str, pair
     )
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+def test_beta_times_what_was_there_is_added(cupy: Any, engine: Any, name: str, pair: tuple[str, str]) -> None:
+    p = replace(problem(name, *pair), beta=-0.75)
+    x, weight, bias = cases.operands(p)
+    old = cases.values(np.random.default_rng(9), p.out_shape, p.out_dtype)
+    arrays = [None if a is None else engine.asarray(a) for a in (x, weight, bias)]
+    for plan in plans(p, engine):
+        out = engine.asarray(old)
+        engine.run(p, plan, *arrays, out)
+        limit, wanted = cases.blended(p, plan, x, weight, bias, old)
+        excess = np.abs(cupy.asnumpy(out).astype(wanted.dtype) - wanted) / limit
+        assert excess.max() <= 1, f"{plan.name} on {p}: {excess.max():.2f} times the tolerance"
+
+
 def needs_warpgroups(engine: Any) -> None:
     if engine.device().architecture != plan_hopper.ARCHITECTURE:
         pytest.skip("needs sm_90")

@@ -71,14 +71,19 @@ def plan_of(problem: Problem, tile: Tile, parts: int) -> Plan:
 
 
 @cache
-def counted(dtype: str, tile: Tile, stride: int, odd: bool, parts: int = 1) -> tuple[tuple[Launch, LaunchStats], ...]:
-    problem, runtime = full(dtype, tile, stride, odd), EmulatorRuntime(counters=True)
+def counted(
+    dtype: str, tile: Tile, stride: int, odd: bool, parts: int = 1, beta: float = 0.0
+) -> tuple[tuple[Launch, LaunchStats], ...]:
+    problem, runtime = replace(full(dtype, tile, stride, odd), beta=beta), EmulatorRuntime(counters=True)
     engine = make_engine()
     engine.runtime = runtime
     x, weight, _ = cases.operands(problem)
     rows = np.zeros((*x.shape[:2], pitch_of(problem)), x.dtype)
     rows[..., : x.shape[2]] = x
     out = runtime.empty(problem.out_shape, problem.out_dtype)
+    if beta:
+        out[...] = 1
+        out.buffer.mark_written()
     engine.run(problem, plan_of(problem, tile, parts), to_device(rows)[..., : x.shape[2]], to_device(weight), None, out)
     assert all(stats.counted for _, stats in runtime.stats)
     return tuple(runtime.stats)
@@ -229,3 +234,14 @@ def test_which_strides_meet_in_banks_when_sums_are_staged() -> None:
             windows = -(-rows.channels * rows.phases // at_once)
             limit = 1 + 2 * ((left / at_once + 1 if left else 0) + seams) / windows
             assert 1 <= met <= limit, (tile, stride)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [2, 3, 8])
+@pytest.mark.parametrize("odd", [False, True], ids=["aligned", "odd"])
+@pytest.mark.parametrize(("dtype", "tile"), LARGE + HOPPER, ids=ids(LARGE + HOPPER))
+def test_what_was_there_is_read_as_it_is_written(dtype: str, tile: Tile, odd: bool, stride: int) -> None:
+    for parts in (1,) if isinstance(tile, HopperTile) else (1, 2):
+        launch, stats = counted(dtype, tile, stride, odd, parts, beta=0.5)[-1]
+        traffic = stats.argument(launch.arguments.index("out"))
+        assert traffic.load_sectors == traffic.store_sectors > 0

@@ -6,22 +6,16 @@ All checks pass before anything is computed or written. Messages name the argume
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from numbers import Real
 from typing import Any
 
+from cupy_convt.core.arguments import activation_of, at_least, factor, integer, integers, one
 from cupy_convt.core.problem import DTYPES, Problem, real_dtype, result_dtype
 
 METHODS = ("auto", "direct", "gemm", "fft")
 PRECISIONS = (None, "ieee", "tf32")
 PADDING_NAMES = ("same", "same_lower", "valid", "causal")
-#: Slope of each activation when none is given; torch's default for leaky_relu.
-ACTIVATIONS = {"relu": 0.0, "leaky_relu": 0.01, "tanh": 0.0}
-
-Activation = str | tuple[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Geometry:
     precision: str | None = None
     activation: tuple[str, float] | None = None
     batch_invariant: bool = False
+    beta: float = 0.0
 
     def __hash__(self) -> int:
         return self._hash
@@ -57,54 +52,6 @@ class Operand:
     dtype: str
 
 
-def integer(name: str, value: Any) -> int:
-    """`value` as an int; floats, bools and strings are refused, NumPy integers pass."""
-    if not isinstance(value, (bool, str)):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name}: expected an int, got {value!r} of type {type(value).__name__}")
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _integers(name: str, value: Any) -> int | tuple[int, ...]:
-    """An int, or a tuple of ints from a sequence of any length (lengths are refused later)."""
-    if _is_sequence(value):
-        return tuple(integer(name, v) for v in value)
-    return integer(name, value)
-
-
-def _one(name: str, value: int | tuple[int, ...]) -> int:
-    if isinstance(value, tuple):
-        if len(value) != 1:
-            raise ValueError(f"{name}: expected an int or a sequence of one int, got {value}")
-        return value[0]
-    return value
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ValueError(f"{name}: expected an int >= {low}, got {value}")
-
-
-def _activation(value: Activation) -> tuple[str, float] | None:
-    if value is None:
-        return None
-    name: Any = value if isinstance(value, str) else None
-    slope: Any = None
-    if not isinstance(value, str) and _is_sequence(value) and len(value) == 2:
-        name, slope = value
-    unknown = not isinstance(name, str) or name not in ACTIVATIONS
-    if unknown or (slope is not None and (name != "leaky_relu" or not isinstance(slope, Real))):
-        expected = "None, 'relu', 'leaky_relu', ('leaky_relu', slope) or 'tanh'"
-        raise ValueError(f"activation: expected {expected}, got {value!r}")
-    return (name, ACTIVATIONS[name] if slope is None else float(slope))
-
-
 def make_geometry(
     stride: Any = 1,
     padding: Any = 0,
@@ -118,53 +65,55 @@ def make_geometry(
     precision: Any = None,
     activation: Any = None,
     batch_invariant: Any = False,
+    beta: Any = 0.0,
     x_ndim: int | None = None,
 ) -> Geometry:
     """Refusals 1 to 9 of the interface (those that need no shape but x's number of axes).
 
     Raises:
-        TypeError: an integer argument is a float, a bool or a string, or batch_invariant is not a bool.
+        TypeError: an integer argument is a float, a bool or a string, batch_invariant not a bool, or beta no number.
         ValueError: a value is out of range, or a name unknown.
     """
     stride, output_padding, dilation = (
-        _integers(name, value)
+        integers(name, value)
         for name, value in (("stride", stride), ("output_padding", output_padding), ("dilation", dilation))
     )
-    padding = padding if isinstance(padding, str) else _integers("padding", padding)
+    padding = padding if isinstance(padding, str) else integers("padding", padding)
     groups = integer("groups", groups)
-    size = None if output_size is None else _integers("output_size", output_size)
-    pair = _integers("crop", crop)
+    size = None if output_size is None else integers("output_size", output_size)
+    pair = integers("crop", crop)
     if not isinstance(batch_invariant, bool):
         kind = type(batch_invariant).__name__
         raise TypeError(f"batch_invariant: expected a bool, got {batch_invariant!r} of type {kind}")
+    beta = factor("beta", beta)
     if x_ndim is not None and x_ndim not in (2, 3):
         raise ValueError(f"x: expected 2 axes (C_in, L) or 3 axes (N, C_in, L), got {x_ndim}")
-    _at_least("groups", groups, 1)
+    at_least("groups", groups, 1)
     stride, output_padding, dilation = (
-        _one("stride", stride),
-        _one("output_padding", output_padding),
-        _one("dilation", dilation),
+        one("stride", stride),
+        one("output_padding", output_padding),
+        one("dilation", dilation),
     )
-    padding = padding if isinstance(padding, str) else _one("padding", padding)
+    padding = padding if isinstance(padding, str) else one("padding", padding)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f"crop: expected a pair of ints (left, right), got {crop!r}")
     if isinstance(size, tuple) and len(size) not in {1, x_ndim or 1}:
         raise ValueError(f"output_size: expected an int or a sequence of 1 or {x_ndim or 1} ints, got {size}")
     if not isinstance(padding, str):
-        _at_least("padding", padding, 0)
+        at_least("padding", padding, 0)
     if min(pair) < 0:
         raise ValueError(f"crop: expected two ints >= 0, got {pair}")
-    _at_least("output_padding", output_padding, 0)
-    _at_least("stride", stride, 1)
-    _at_least("dilation", dilation, 1)
+    at_least("output_padding", output_padding, 0)
+    at_least("stride", stride, 1)
+    at_least("dilation", dilation, 1)
     for name, value, known in (("method", method, METHODS), ("precision", precision, PRECISIONS)):
         if not any(value is k or (isinstance(value, str) and value == k) for k in known):
             raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
     if isinstance(padding, str) and padding not in PADDING_NAMES:
         raise ValueError(f"padding: expected an int or one of {', '.join(map(repr, PADDING_NAMES))}, got {padding!r}")
-    fused = _activation(activation)
+    fused = activation_of(activation)
     return Geometry(
-        stride, padding, output_padding, groups, dilation, size, pair, method, precision, fused, batch_invariant
+        stride, padding, output_padding, groups, dilation, size, pair, method, precision, fused, batch_invariant, beta
     )
 
 
@@ -278,6 +227,7 @@ def make_problem(
         has_bias=bias is not None,
         activation=geometry.activation,
         precision=geometry.precision,
+        beta=geometry.beta,
     )
     if problem.l_out < 1:
         raise ValueError(f"padding, crop: expected L_out >= 1, got L_out = {problem.l_out} from L_in = {l_in}")

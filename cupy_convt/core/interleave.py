@@ -32,7 +32,7 @@ class Interleave:
 
 def interleave(problem: Problem, rows: int, q_total: int) -> Interleave:
     """Tiles of 128 q and as many residues as stage in 32 KiB; the whole stride if it fits, so that runs are long."""
-    item = ITEM_BYTES[problem.out_dtype]
+    item = ITEM_BYTES[problem.accumulator if problem.beta else problem.out_dtype]
     most = _STAGE_BYTES // (TILE_Q * item)
     tiles = ceil_div(problem.stride, most)
     tile = ceil_div(problem.stride, tiles)

@@ -98,10 +98,10 @@ class F64:
 Argument = str | At | Stride | I32 | I64 | F32 | F64
 
 
-def epilogue(problem: Problem) -> tuple[I32, F64]:
-    """The two arguments that end every output kernel's list: activation code and slope."""
+def epilogue(problem: Problem) -> tuple[I32, F64, F64]:
+    """The three arguments that end every output kernel's list: activation code and slope, and beta."""
     kind, slope = problem.activation or ("", 0.0)
-    return I32(ACTIVATIONS.get(kind, 0)), F64(slope)
+    return I32(ACTIVATIONS.get(kind, 0)), F64(slope), F64(problem.beta)
 
 
 @dataclass(frozen=True)

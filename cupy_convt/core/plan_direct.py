@@ -158,7 +158,8 @@ def shared_bytes(problem: Problem, r: int, groups: int, residue_tile: int, chann
     """Dynamic shared memory of a block: staged results, x tile, taps, masks and ranges, as the kernel lays them out."""
     q, chunks = group_length(problem), ceil_div(residue_tile, r)
     weight_bytes = ITEM_BYTES[ACCUMULATOR.get(problem.weight_dtype, problem.weight_dtype)]
-    stage = ceil_div(batch * groups * q * residue_tile * ITEM_BYTES[problem.out_dtype], 128) * 128
+    staged = ITEM_BYTES[problem.accumulator if problem.beta else problem.out_dtype]
+    stage = ceil_div(batch * groups * q * residue_tile * staged, 128) * 128
     tile = batch * problem.c_in_group * (groups + w.windows) * 16
     taps = channels * problem.c_in_group * chunks * w.windows * ceil_div(q * r * weight_bytes, 16) * 16
     return stage + tile + taps + chunks * (w.windows + 1) * 8

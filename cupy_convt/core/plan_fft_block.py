@@ -93,8 +93,9 @@ def why_not(problem: Problem, device: DeviceSpec, workspace_limit: int = 256 << 
         return f"no fused FFT blocks for {problem.operation}"
     if problem.c_in_group != 1:
         return "fused FFT blocks take one input channel a group"
-    if problem.activation and problem.activation[0] == "tanh" and ITEM_BYTES[problem.out_dtype] == 2:
-        return "fused FFT blocks of halves take no tanh"
+    late = problem.beta or (problem.activation and problem.activation[0] == "tanh")
+    if late and ITEM_BYTES[problem.out_dtype] == 2:
+        return "fused FFT blocks of halves take neither tanh nor beta"
     if problem.stride * problem.phases.input_step >= 2**30 or problem.effective_kernel >= 2**30:
         return "the least common multiple of stride and dilation, and the kernel's reach, must be below 2^30"
     blocks = fused_blocks(problem, device)

@@ -106,9 +106,9 @@ def phases(stride: int, dilation: int, kernel_size: int) -> Phases:
 class Problem:
     """One call of the operator, without its arrays.
 
-    `x_dtype` and `weight_dtype` are names; they are equal, or the real and complex dtype of one precision. `operation`
-    is what is computed on this geometry: the operator, or one of its two gradients, which have the same flops and
-    bytes.
+    `x_dtype` and `weight_dtype` are names; they are equal, or the real and complex dtype of one precision. `beta`
+    weighs what the result held before, which is added last. `operation` is what is computed on this geometry: the
+    operator, or one of its two gradients, which have the same flops and bytes.
     """
 
     batch: int
@@ -126,6 +126,7 @@ class Problem:
     has_bias: bool = False
     activation: tuple[str, float] | None = None
     precision: str | None = None
+    beta: float = 0.0
     operation: Operation = "forward"
 
     @cached_property
@@ -210,12 +211,12 @@ class Problem:
 
     @cached_property
     def out_bytes(self) -> int:
-        """Bytes of the result."""
-        return self.batch * self.c_out * self.l_out * ITEM_BYTES[self.out_dtype]
+        """Bytes of the result that are moved: it is written, and read where `beta` is not 0."""
+        return self.batch * self.c_out * self.l_out * ITEM_BYTES[self.out_dtype] * (2 if self.beta else 1)
 
     @cached_property
     def bytes(self) -> int:
-        """Bytes that any method must move: x, weight and result once."""
+        """Bytes that any method must move: x, weight and result."""
         return self.x_bytes + self.weight_bytes + self.out_bytes
 
     def __str__(self) -> str:
@@ -223,6 +224,7 @@ class Problem:
         for name, value, usual in (("dilation", self.dilation, 1), ("groups", self.groups, 1)):
             geometry += f" {name}={value}" if value != usual else ""
         dtype = self.x_dtype if self.x_dtype == self.weight_dtype else f"{self.x_dtype} x, {self.weight_dtype} weight"
+        dtype += f" beta={self.beta:g}" if self.beta else ""
         return (
             f"({self.batch}, {self.c_in}, {self.l_in}) -> ({self.batch}, {self.c_out}, {self.l_out}) {geometry} "
             f"crop=({self.p_left}, {self.p_right}) {dtype}"

@@ -100,7 +100,7 @@ class RealShape:
     """The sizes of a problem in real arithmetic: complex data are planes.
 
     A complex x with a real weight is twice the batch; a complex weight doubles the output channels, and the input
-    channels too when x is complex.
+    channels too when x is complex. What is `converted` is not read or not summed where it lies.
     """
 
     planes: int
@@ -119,5 +119,7 @@ class RealShape:
             c_in=problem.c_in_group * (2 if x and weight else 1),
             c_out=problem.c_out_group * (2 if weight else 1),
             item=ITEM_BYTES[real_dtype(problem.accumulator)],
-            converted=problem.x_dtype != real_dtype(problem.accumulator) or problem.out_dtype != problem.accumulator,
+            converted=problem.x_dtype != real_dtype(problem.accumulator)
+            or problem.out_dtype != problem.accumulator
+            or problem.beta != 0,
         )

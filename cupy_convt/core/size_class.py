@@ -3,8 +3,9 @@
 
 Two problems are of one class when their batches and their lengths round to the same power of the square root of 2,
 and everything else that a plan's time depends on is equal: channels, groups, taps, stride, dilation, dtypes, precision.
-Crops, bias and activation do not count. What was measured is not the time that is predicted for another problem of the
-class: it corrects the prediction of each plan, by the ratio that was found in the middle of the class.
+Crops do not count, nor does what is done to the sums: bias, activation, beta. What was measured is not the time that is
+predicted for another problem of the class: it corrects the prediction of each plan, by the ratio that was found in the
+middle of the class.
 """
 
 from __future__ import annotations

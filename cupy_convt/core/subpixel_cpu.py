@@ -56,7 +56,7 @@ def subpixel_forms(problem: Problem, *, half: bool) -> list[SubpixelForm]:
     narrow = problem.x_dtype == problem.weight_dtype == "bfloat16"
     if problem.out_dtype != "float32" and not (narrow and half):
         return []
-    if is_complex(problem.x_dtype) or is_complex(problem.weight_dtype):
+    if is_complex(problem.x_dtype) or is_complex(problem.weight_dtype) or problem.beta:
         return []
     if problem.dilation > 1 or problem.groups > 1 or problem.kernel_size < s or taps > MOST_TAPS:
         return []

@@ -80,7 +80,7 @@ class Pieces:
         self.real, self.dtype, self.complex_x, self.complex_weight = _traits(problem)
         self.x, self.out = x, out.reshape(problem.out_shape)
         self.plain_x = x.dtype == self.dtype
-        self.plain_out = out.dtype == self.dtype
+        self.plain_out = out.dtype == self.dtype and not problem.beta
         self.bias = None if bias is None else self._real_bias(bias)
 
     def _real_bias(self, bias: Array) -> Array:
@@ -158,7 +158,7 @@ class Pieces:
     def finish(
         self, piece: Array, items: slice, groups: slice, channels: slice, start: int, stop: int, *, biased: bool = False
     ) -> None:
-        """Bias (unless the method has added it), activation, rounding, and the way home of a piece of results."""
+        """Bias (unless the method has added it), activation, what was there before, rounding, and the way home."""
         if self.bias is not None and not biased:
             self._add_bias(piece, groups, channels)
         if self.problem.activation is not None:
@@ -166,13 +166,19 @@ class Pieces:
         if self.plain_out:
             return
         home = self._grouped(items)[:, groups, channels, start:stop]
+        for part, place in self._parts(piece, home):
+            if self.problem.beta:
+                part += np.multiply(place, self.dtype.type(self.problem.beta), dtype=self.dtype)
+            convert(part, place)
+
+    def _parts(self, piece: Array, home: Array) -> list[tuple[Array, Array]]:
+        """The real arrays of a piece, each with its place in the result."""
         if not self.complex_x and not self.complex_weight:
-            convert(piece, home)
-        elif self.complex_weight:
-            home.real, home.imag = piece[:, :, 0::2], piece[:, :, 1::2]
-        else:
-            count = home.shape[0]
-            home.real, home.imag = piece[:count], piece[count:]
+            return [(piece, home)]
+        if self.complex_weight:
+            return [(piece[:, :, 0::2], home.real), (piece[:, :, 1::2], home.imag)]
+        count = home.shape[0]
+        return [(piece[:count], home.real), (piece[count:], home.imag)]
 
     def _add_bias(self, piece: Array, groups: slice, channels: slice) -> None:
         by_plane = piece.reshape(self.real.planes, -1, *piece.shape[1:]) if self.real.planes > 1 else piece[None]

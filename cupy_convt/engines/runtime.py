@@ -119,6 +119,8 @@ class BoundPlan:
             bias = runtime.contiguous(bias)
         if self._copy_out:
             target = runtime.empty(out.shape, self._problem.out_dtype)
+            if self._problem.beta:
+                runtime.copy(out, target)
         self._run(x, weight, bias, target, packed)
         if self._copy_out:
             runtime.copy(target, out)

@@ -137,9 +137,8 @@ def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, 
     by_tiles = packed > limit // 2
     packed = 0 if by_tiles else packed
     share = max(limit - packed, 0) // (_workers(device) * real.item)
-    batch_tile, channel_tile, row_tile, parts = dense_tile(
-        problem, variant, max(min(most, share // 3), kernel), _workers(device)
-    )
+    most = max(min(most, share // 3), kernel)
+    batch_tile, channel_tile, row_tile, parts = dense_tile(problem, variant, most, _workers(device))
     if by_tiles:
         channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
     longest = problem.l_in + problem.l_in // PADDED_FROM
@@ -283,8 +282,7 @@ def _fft(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
                 notes=(str(form),),
             )
         )
-    smallest = min(plans, key=lambda plan: plan.workspace_bytes)
-    return [plan for plan in plans if plan.workspace_bytes <= limit] or [smallest]
+    return [plan for plan in plans if plan.workspace_bytes <= limit] or [min(plans, key=lambda p: p.workspace_bytes)]
 
 
 def why_not(problem: Problem, method: str) -> str | None:

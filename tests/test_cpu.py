@@ -120,6 +120,24 @@ def test_dense_tiles_agree(items: int, rows: int, dtypes: tuple[str, str]) -> No
             assert_close(problem, cut, run(problem, cut, x, weight, bias), x, weight, bias)
 
 
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(3, 16, 300, 6, 3, 5, groups=2, p_left=-4, p_right=-9),  # samples of the bias alone, at both ends too
+        Problem(2, 16, 300, 6, 3, 4, dilation=7, p_left=3, p_right=2),
+        Problem(1, 16, 300, 6, 4, 4, p_left=5),
+    ],
+)
+def test_a_bias_is_added_once_where_samples_have_one_tap(problem: Problem, dtypes: tuple[str, str]) -> None:
+    problem = replace(problem, x_dtype=dtypes[0], weight_dtype=dtypes[1])
+    x, weight, bias = arguments(problem)
+    assert problem.phases.max_taps == 1
+    for plan in plans(problem):
+        for cut in (plan, replace(plan, row_tile=64)) if plan.variant in ("columns", "rows") else ():
+            assert_close(problem, cut, run(problem, cut, x, weight, bias), x, weight, bias)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 @pytest.mark.parametrize("parts", [2, 3, 5])
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None
 
     def work(tile: DenseTile, scratch: Scratch) -> None:
         area = _area(pieces.problem, tile)
-        piece = pieces.result(scratch, *area)
-        _sum_taps(pieces, plan, weight, grid, tile, slice(0, grid.max_taps), piece, scratch)
-        pieces.finish(piece, *area)
+        piece, bias = pieces.result(scratch, *area), _bias_on_the_way(pieces, plan, grid, tile)
+        _sum_taps(pieces, plan, weight, grid, tile, slice(0, grid.max_taps), piece, scratch, bias)
+        pieces.finish(piece, *area, biased=bias is not None)
 
     for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=True)
 
@@ -100,6 +100,14 @@ def _area(problem: Problem, tile: DenseTile) -> tuple[slice, slice, slice, int, 
     return tile.items, slice(tile.group, tile.group + 1), tile.channels, start, stop
 
 
+def _bias_on_the_way(pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: DenseTile) -> Array | None:
+    """The bias (co, 1, 1) of a tile, where samples have one tap at most and loops are long: it saves a pass."""
+    if grid.max_taps > 1 or plan.variant != "columns" or pieces.bias is None or len(pieces.bias) > 1:
+        return None
+    bias: Array = pieces.bias_of(slice(tile.group, tile.group + 1), tile.channels)[0, 0, :, None, None]
+    return bias
+
+
 def _sum_taps(
     pieces: Pieces,
     plan: CpuPlan,
@@ -109,15 +117,16 @@ def _sum_taps(
     taps: slice,
     piece: Array,
     scratch: Scratch,
+    bias: Array | None = None,
 ) -> None:
-    """Write what taps m in `taps` of every phase add to a tile."""
+    """Write what taps m in `taps` of every phase, and the bias, add to a tile."""
     count = taps.stop - taps.start
     step = max(ceil_div(count, max(ceil_div(count, DENSE_TAPS), 1)), 1)
     for first in range(taps.start, max(taps.stop, taps.start + 1), step):
         part = slice(first, min(first + step, taps.stop))
         products, begins = _products_of_taps(pieces, plan, weight, grid, tile, part, scratch)
-        overwrite = first == taps.start
-        _add_taps(products, begins, piece[:, 0], grid, pieces.problem.stride, tile.rows, part, overwrite=overwrite)
+        start = None if first > taps.start else np.zeros((1, 1, 1), pieces.dtype) if bias is None else bias
+        _add_taps(products, begins, piece[:, 0], grid, pieces.problem.stride, tile.rows, part, start)
 
 
 def _products_of_taps(
@@ -156,32 +165,31 @@ def _add_taps(
     stride: int,
     rows: slice,
     taps: slice,
-    *,
-    overwrite: bool,
+    start: Array | None,
 ) -> None:
-    """Add taps m in `taps` of every phase to the tile, or overwrite it with them."""
+    """Add taps m in `taps` of every phase to the tile, or overwrite it with them and what sums start from."""
     for part in grid.runs:
         view = residues_of(target, part, stride)
         low, high = taps.start, min(taps.stop, part.taps)
         if products is None or low >= high:
-            if overwrite:
-                _clear(view)
+            if start is not None:
+                _fill(view, start)
             continue
         operands = []
         for m in range(low, high):
             tap = part.first_tap + (m - taps.start) * grid.tap_step
             shift = first - (part.lead - m * grid.input_step) - rows.start
             operands.append((products[:, :, tap : tap + part.count], shift))
-        _overlap_add(view, operands, overwrite=overwrite)
+        _overlap_add(view, operands, start)
 
 
-def _clear(view: Array) -> None:
-    """Fill samples (n, co, count, rows) with zeros, in loops along the longer of the last two axes."""
+def _fill(view: Array, start: Array) -> None:
+    """Fill samples (n, co, count, rows) with numbers (co, 1, 1), in loops along the longer of the last two axes."""
     if view.shape[-2] > view.shape[-1]:
-        view[...] = 0
+        view[...] = start
         return
     for residue in range(view.shape[-2]):
-        view[..., residue, :] = 0
+        view[..., residue, :] = start[..., 0]
 
 
 def _products(
@@ -230,25 +238,29 @@ def _products(
     return out.reshape(items, total, c_out * scale, kernel).transpose(0, 2, 3, 1)
 
 
-def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:
-    """target[..., q] (+)= the sum of each operand[..., q - shift] that has such an entry; operands are overwritten.
+def _overlap_add(target: Array, operands: list[tuple[Array, int]], start: Array | None) -> None:
+    """target[..., q] += the sum of each operand[..., q - shift] that has such an entry; operands are overwritten.
 
-    Where all of them have it, all but the last addition happen between operands, whose loops are contiguous.
+    Where sums start from numbers (co, 1, 1), the target is overwritten; they are zeros for several operands.
+    Where all operands have such an entry, all but the last addition happen between them, whose loops are contiguous.
     """
     rows = target.shape[-1]
     low = min(max(max(shift for _, shift in operands), 0), rows)
     high = max(min(min(operand.shape[-1] + shift for operand, shift in operands), rows), low)
-    if not overwrite:
+    if start is None:
         low = high = 0
     for begin, end in ((0, low), (high, rows)):
         if begin < end:
-            _add_clipped(target[..., begin:end], operands, begin, overwrite=overwrite)
-    if low == high:
+            edge = target[..., begin:end]
+            _add_clipped(edge, operands, begin, overwrite=start is not None)
+            if start is not None and len(operands) == 1:
+                np.add(edge, start, out=edge)
+    if start is None or low == high:
         return
     first, *others = [operand[..., low - shift : high - shift] for operand, shift in operands]
     inner = target[..., low:high]
     if not others:
-        np.add(first, first.dtype.type(0), out=inner)  # copying would follow the order of `inner`, with short loops
+        np.add(first, start, out=inner)  # copying zeros would follow the order of `inner`, with short loops
         return
     for other in others[:-1]:
         np.add(first, other, out=first)

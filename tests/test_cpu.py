@@ -121,6 +121,45 @@ def test_dense_tiles_agree(items: int, rows: int, dtypes: tuple[str, str]) -> No
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(3, 16, 300, 6, 3, 5, groups=2, p_left=-4, p_right=-9),  # samples of the bias alone, at both ends too
+        Problem(2, 16, 300, 6, 3, 4, dilation=7, p_left=3, p_right=2),
+        Problem(1, 16, 300, 6, 4, 4, p_left=5),
+    ],
+)
+def test_a_bias_is_added_once_where_samples_have_one_tap(problem: Problem, dtypes: tuple[str, str]) -> None:
+    problem = replace(problem, x_dtype=dtypes[0], weight_dtype=dtypes[1])
+    x, weight, bias = arguments(problem)
+    assert problem.phases.max_taps == 1
+    for plan in plans(problem):
+        for cut in (plan, replace(plan, row_tile=64)) if plan.variant in ("columns", "rows") else ():
+            assert_close(problem, cut, run(problem, cut, x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(1, 96, 50, 1, 250, 60, p_left=20, p_right=-7),  # the last phases have a tap less
+        Problem(1, 64, 40, 1, 400, 10, dilation=3),  # several products for each part
+        Problem(1, 64, 40, 1, 70, 16, p_left=-30, p_right=-90),  # rows that no tap reaches
+    ],
+    ids=str,
+)
+def test_parts_of_the_taps_agree(problem: Problem, parts: int, dtype: str) -> None:
+    problem = replace(problem, x_dtype=dtype, weight_dtype=dtype)
+    x, weight, bias = arguments(problem)
+    (plan,) = (plan for plan in plans(problem) if plan.variant == "rows")
+    cut = replace(plan, row_tile=problem.l_out, tap_parts=parts)
+    got = run(problem, cut, x, weight, bias)
+    assert_close(problem, cut, got, x, weight, bias)
+    assert all((run(problem, cut, x, weight, bias) == got).all() for _ in range(5))
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("complex64", "float32")])
 def test_any_strides(dtypes: tuple[str, str]) -> None:
     problem = Problem(2, 6, 90, 4, 9, 4, groups=2, p_left=3, p_right=2, x_dtype=dtypes[0], weight_dtype=dtypes[1])
     x, weight, bias = arguments(problem)

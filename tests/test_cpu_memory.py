@@ -8,7 +8,7 @@ import pytest
 from cupy_convt.core.dispatch import choose
 from cupy_convt.core.plan_cpu import CpuPlan
 from cupy_convt.core.problem import Problem
-from cupy_convt.engines import cpu_openvino, cpu_threads
+from cupy_convt.engines import cpu_openvino_graphs, cpu_threads
 from tests.test_cpu import ENGINE, arguments, assert_close, empty, plans, run
 
 
@@ -18,7 +18,7 @@ def traced(problem: Problem, plan: CpuPlan) -> int:
     out = empty(problem)
     forget_scratch()
     if plan.subpixel:
-        cpu_openvino._library()  # what its import allocates is not the run's
+        cpu_openvino_graphs._library()  # what its import allocates is not the run's
     tracemalloc.start()
     ENGINE.run(problem, plan, x, weight, bias, out)
     peak = tracemalloc.get_traced_memory()[1]

@@ -60,6 +60,8 @@ def errors(problem: Problem, y: Any, x: Any, weight: Any, bias: Any) -> float:
 GEOMETRIES: list[dict[str, Any]] = [
     {},
     {"batch": 1, "l_in": 3000, "c_in": 3},
+    {"batch": 2, "l_in": 600, "kernel_size": 19, "p_left": 7, "activation": ("tanh", 0.0)},
+    {"batch": 1, "l_in": 700, "kernel_size": 8, "p_left": 0, "p_right": 0, "has_bias": False},
     {"kernel_size": 19, "p_left": 7},
     {"kernel_size": 8, "p_left": 0, "p_right": 0},
     {"stride": 1, "kernel_size": 3, "p_left": 1, "p_right": 1},

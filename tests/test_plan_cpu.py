@@ -132,3 +132,17 @@ def test_a_kept_weight_is_not_paid_for_again() -> None:
         difference = (times[0][plan.name] or 0) - (times[1][plan.name] or 0)
         assert difference == pytest.approx(packing_seconds(problem, plan, CPU), abs=1e-12)
         assert (difference > 0) == (plan.packed_bytes > 0)
+
+
+def test_taps_are_cut_where_they_are_more_than_the_inputs_of_one_channel() -> None:
+    def parts(problem: Problem, limit: int = LIMIT, cores: int = 2) -> dict[str, int]:
+        device = replace(CPU, multiprocessors=cores)
+        return {plan.variant: plan.tap_parts for plan in candidates(problem, device, limit) if plan.tap_parts > 1}
+
+    istft = Problem(1, 1026, 224, 1, 1024, 256)
+    assert parts(istft) == {"rows": 2} and parts(istft, cores=4) == {"rows": 4}
+    others = {"batch": 2}, {"c_out": 2}, {"l_in": 1024}, {"c_in": 4, "l_in": 20}, {"x_dtype": "complex64"}
+    assert not any(parts(replace(istft, **other)) for other in others)
+    assert not parts(istft, cores=1) and not parts(istft, limit=1 << 20)
+    (plan,) = (plan for plan in candidates(istft, CPU, LIMIT) if plan.variant == "rows")
+    assert (plan.batch_tile, plan.channel_tile, plan.row_tile) == (1, 1, row_grid(istft).rows)

@@ -107,11 +107,12 @@ def _dense(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape,
     element = c.columns_element * _passes(real)
     if plan.variant == "rows":
         element = c.rows_element * _passes(real) + c.rows_loop / problem.stride
-    tiles = _tiles(problem, plan, grid)
-    each = tiles * chunks * c.dense_tile + (products * repeated + outputs) * element
+    tiles = _tiles(problem, plan, grid) * plan.tap_parts
+    each = tiles * chunks * c.dense_tile + (products * repeated + outputs * plan.tap_parts) * element
     # BLAS copies both operands of every product
     times = ceil_div(problem.batch, plan.batch_tile) * ceil_div(grid.rows, plan.row_tile)
-    copied = times * problem.groups * real.c_in * width + chunks * cuts * problem.batch * problem.c_in * problem.l_in
+    cuts *= chunks * plan.tap_parts
+    copied = times * problem.groups * real.c_in * width + cuts * problem.batch * problem.c_in * problem.l_in
     each += copied * c.dense_operand
     multiplying = 2 * products * repeated * real.c_in / rate * device.multiprocessors
     return c.dense_call + _shared(multiplying + each, problem, device, tiles, c)

@@ -35,8 +35,8 @@ class CpuPlan:
     """What the CPU engine does for one problem, as data.
 
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
-    and `row_tile` rows of the result. `block` is the rows of a Toeplitz block, `form` that of short filters, `fft`
-    that of transforms, `subpixel` that of a sub-pixel convolution.
+    and `row_tile` rows of the result; an only tile may be cut into `tap_parts` of its taps. `block` is the rows of a
+    Toeplitz block, `form` that of short filters, `fft` that of transforms, `subpixel` that of a sub-pixel convolution.
     Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
     Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
     """
@@ -47,6 +47,7 @@ class CpuPlan:
     group_tile: int
     channel_tile: int
     row_tile: int
+    tap_parts: int = 1
     block: int = 0
     form: Form | None = None
     fft: FftForm | None = None
@@ -136,14 +137,13 @@ def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, 
     by_tiles = packed > limit // 2
     packed = 0 if by_tiles else packed
     share = max(limit - packed, 0) // (_workers(device) * real.item)
-    batch_tile, channel_tile, row_tile = dense_tile(
-        problem, variant, max(min(most, share // 3), kernel), _workers(device)
-    )
+    most = max(min(most, share // 3), kernel)
+    batch_tile, channel_tile, row_tile, parts = dense_tile(problem, variant, most, _workers(device))
     if by_tiles:
         channel_tile = max(min(channel_tile, share // (4 * real.c_in * outputs * kernel)), 1)
     longest = problem.l_in + problem.l_in // PADDED_FROM
     columns = real.planes * batch_tile * min(row_tile + (taps - 1) * grid.input_step, longest)
-    tile = columns * channel_tile * outputs * kernel
+    tile = columns * channel_tile * outputs * ceil_div(kernel, parts) + problem.l_out * (parts > 1)
     if real.converted or batch_tile > 1:
         tile += columns * real.c_in
     if real.converted:
@@ -157,6 +157,7 @@ def _dense_plan(problem: Problem, device: DeviceSpec, limit: int, variant: str, 
         1,
         channel_tile,
         row_tile,
+        parts,
         workspace_bytes=tile * real.item * _workers(device) + packed,
         packing_key=("real", *_packing(problem)) if packed else (),
         packed_bytes=packed,
@@ -281,8 +282,7 @@ def _fft(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]:
                 notes=(str(form),),
             )
         )
-    smallest = min(plans, key=lambda plan: plan.workspace_bytes)
-    return [plan for plan in plans if plan.workspace_bytes <= limit] or [smallest]
+    return [plan for plan in plans if plan.workspace_bytes <= limit] or [min(plans, key=lambda p: p.workspace_bytes)]
 
 
 def why_not(problem: Problem, method: str) -> str | None:

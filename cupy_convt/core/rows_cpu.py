@@ -65,7 +65,6 @@ def _continues(last: Run, run: Run) -> bool:
     return last.lead == run.lead and last.first_tap + last.count == run.first_tap
 
 
-@lru_cache(maxsize=1024)
 def _row_grid(stride: int, phases: tuple[Phase, ...], steps: tuple[int, int], p_left: int, l_out: int) -> RowGrid:
     rows = ceil_div(l_out, stride)
     tail = l_out - (rows - 1) * stride
@@ -88,6 +87,7 @@ def _row_grid(stride: int, phases: tuple[Phase, ...], steps: tuple[int, int], p_
     return RowGrid(rows, tail, steps[0], steps[1], max_taps, lookback, lookahead, tuple(runs))
 
 
+@lru_cache(maxsize=1024)
 def row_grid(problem: Problem) -> RowGrid:
     """The rows of a problem."""
     phases = problem.phases

@@ -41,13 +41,16 @@ def fit(size: int, *unit_sizes: tuple[int, int]) -> list[int]:
     return chosen
 
 
-def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) -> tuple[int, int, int]:
-    """(batch_tile, channel_tile, row_tile) of a product with about `most_cells` results and a thousand columns.
+def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) -> tuple[int, int, int, int]:
+    """(batch_tile, channel_tile, row_tile, tap_parts) of a product of about `most_cells` results, a thousand columns.
 
     Where that many columns have few results there are more of them, and items in between.
     Few tiles are made as many as there are workers, so that none of them waits for the last one.
     """
     real, grid = RealShape.of(problem), row_grid(problem)
+    parts = _tap_parts(problem, most_cells, workers) if variant == "rows" else 1
+    if parts > 1:
+        return 1, 1, grid.rows, parts
     taps = min(DENSE_TAPS, max(grid.max_taps, 1))
     kernel = min(problem.kernel_size, taps * grid.tap_step) * (real.c_out // problem.c_out_group)
     halo = (taps - 1) * grid.input_step
@@ -79,4 +82,16 @@ def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) ->
             row_tiles += 1
     tiles = (problem.batch, batches), (problem.c_out_group, channels), (grid.rows, row_tiles)
     batch_tile, channel_tile, row_tile = (ceil_div(extent, count) for extent, count in tiles)
-    return batch_tile, channel_tile, row_tile
+    return batch_tile, channel_tile, row_tile, 1
+
+
+def _tap_parts(problem: Problem, most_cells: int, workers: int) -> int:
+    """Parts, one for each worker, of the taps of one channel that are more than its inputs; else one.
+
+    BLAS copies both operands: a part of the taps has it copy x again, a part of the rows the weight.
+    """
+    real, parts = RealShape.of(problem), min(workers, row_grid(problem).max_taps)
+    if problem.batch * real.planes * problem.groups * problem.c_out > 1 or problem.kernel_size <= problem.l_in:
+        return 1
+    cells = problem.l_in * ceil_div(problem.kernel_size, parts)
+    return parts if parts > 1 and cells <= most_cells and threads(problem, workers) > 1 else 1

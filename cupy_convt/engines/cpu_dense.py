@@ -8,7 +8,8 @@ The weight (C_in, C_out/g, K) seen as a C_in x (C_out/g K) matrix is an operand 
 ragged taps cost nothing. P has J numbers for each sample of the result; it never leaves the cache, because a tile has
 few enough channels and rows. The two orientations differ in what lies side by side in P: "columns" has time (long
 loops, a strided store; for small strides), "rows" has taps (loops as long as the stride; for large ones, where both
-the reading and the writing are contiguous).
+the reading and the writing are contiguous). A few rows of one channel are not cut, as BLAS would copy the weight
+for each part; their taps are, and the sums of the parts are added up.
 
 It wins wherever C_in/g is large: the additions are J for C_in J multiplications. It loses to the Toeplitz product for
 few channels and to transforms for hundreds of taps a phase.
@@ -16,13 +17,14 @@ few channels and to transforms for hundreds of taps a phase.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from cupy_convt.core.plan_cpu import CpuPlan
-from cupy_convt.core.problem import ceil_div
+from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import DENSE_TAPS, PADDED_FROM
 from cupy_convt.engines.cpu_arrays import Pieces, real_weight, residues_of
@@ -34,7 +36,7 @@ SIDE_BY_SIDE_BELOW = 512
 
 @dataclass(frozen=True)
 class DenseTile:
-    """Part of the result: items, one group, channels within it, rows; tap_range counts taps of one phase."""
+    """Part of the result: items, one group, channels within it, rows."""
 
     items: slice
     group: int
@@ -57,25 +59,74 @@ def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[DenseTile]:
 def run(pieces: Pieces, plan: CpuPlan, weight: Array, *, parallel: bool) -> None:
     """Compute every tile. `weight` is the real one, (C_in', C_out'/g, K), or the caller's, converted by tiles."""
     grid = row_grid(pieces.problem)
+    if plan.tap_parts > 1:
+        _run_parts(pieces, plan, weight, grid, parallel=parallel)
+        return
 
     def work(tile: DenseTile, scratch: Scratch) -> None:
-        _tile(pieces, plan, weight, grid, tile, scratch)
+        area = _area(pieces.problem, tile)
+        piece, bias = pieces.result(scratch, *area), _bias_on_the_way(pieces, plan, grid, tile)
+        _sum_taps(pieces, plan, weight, grid, tile, slice(0, grid.max_taps), piece, scratch, bias)
+        pieces.finish(piece, *area, biased=bias is not None)
 
     for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, tile: DenseTile, scratch: Scratch) -> None:
-    problem = pieces.problem
+def _run_parts(pieces: Pieces, plan: CpuPlan, weight: Array, grid: RowGrid, *, parallel: bool) -> None:
+    """Compute the only tile in parts of the taps; whoever is last adds their sums up, always in the same order."""
+    (tile,) = tiles(pieces, plan, grid)
+    area, step = _area(pieces.problem, tile), ceil_div(grid.max_taps, plan.tap_parts)
+    parts = [slice(first, min(first + step, grid.max_taps)) for first in range(0, grid.max_taps, step)]
+    piece = pieces.result(Scratch(), *area)
+    sums = [piece, *(np.empty_like(piece) for _ in parts[1:])]
+    lock, left = threading.Lock(), set(range(len(parts)))
+
+    def work(part: int, scratch: Scratch) -> None:
+        _sum_taps(pieces, plan, weight, grid, tile, parts[part], sums[part], scratch)
+        with lock:
+            left.remove(part)
+            last = not left
+        if last:
+            for others in sums[1:]:
+                np.add(piece, others, out=piece)
+            pieces.finish(piece, *area)
+
+    for_each(work, range(len(parts)), parallel=parallel, products=True)
+
+
+def _area(problem: Problem, tile: DenseTile) -> tuple[slice, slice, slice, int, int]:
+    """Items, groups, channels and samples of a tile."""
     start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
-    groups = slice(tile.group, tile.group + 1)
-    piece = pieces.result(scratch, tile.items, groups, tile.channels, start, stop)
-    chunks = max(ceil_div(grid.max_taps, DENSE_TAPS), 1)
-    taps = ceil_div(grid.max_taps, chunks)
-    for chunk in range(chunks):
-        part = slice(chunk * taps, (chunk + 1) * taps)
-        products, first = _products_of_taps(pieces, plan, weight, grid, tile, part, scratch)
-        _add_taps(products, first, piece[:, 0], grid, problem.stride, tile.rows, part)
-    pieces.finish(piece, tile.items, groups, tile.channels, start, stop)
+    return tile.items, slice(tile.group, tile.group + 1), tile.channels, start, stop
+
+
+def _bias_on_the_way(pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: DenseTile) -> Array | None:
+    """The bias (co, 1, 1) of a tile, where samples have one tap at most and loops are long: it saves a pass."""
+    if grid.max_taps > 1 or plan.variant != "columns" or pieces.bias is None or len(pieces.bias) > 1:
+        return None
+    bias: Array = pieces.bias_of(slice(tile.group, tile.group + 1), tile.channels)[0, 0, :, None, None]
+    return bias
+
+
+def _sum_taps(
+    pieces: Pieces,
+    plan: CpuPlan,
+    weight: Array,
+    grid: RowGrid,
+    tile: DenseTile,
+    taps: slice,
+    piece: Array,
+    scratch: Scratch,
+    bias: Array | None = None,
+) -> None:
+    """Write what taps m in `taps` of every phase, and the bias, add to a tile."""
+    count = taps.stop - taps.start
+    step = max(ceil_div(count, max(ceil_div(count, DENSE_TAPS), 1)), 1)
+    for first in range(taps.start, max(taps.stop, taps.start + 1), step):
+        part = slice(first, min(first + step, taps.stop))
+        products, begins = _products_of_taps(pieces, plan, weight, grid, tile, part, scratch)
+        start = None if first > taps.start else np.zeros((1, 1, 1), pieces.dtype) if bias is None else bias
+        _add_taps(products, begins, piece[:, 0], grid, pieces.problem.stride, tile.rows, part, start)
 
 
 def _products_of_taps(
@@ -107,31 +158,38 @@ def _side_by_side(pieces: Pieces, plan: CpuPlan, tile: DenseTile, length: int) -
 
 
 def _add_taps(
-    products: Array | None, first: int, target: Array, grid: RowGrid, stride: int, rows: slice, taps: slice
+    products: Array | None,
+    first: int,
+    target: Array,
+    grid: RowGrid,
+    stride: int,
+    rows: slice,
+    taps: slice,
+    start: Array | None,
 ) -> None:
-    """Add taps m in `taps` of every phase to the tile; those from 0 on overwrite it."""
+    """Add taps m in `taps` of every phase to the tile, or overwrite it with them and what sums start from."""
     for part in grid.runs:
         view = residues_of(target, part, stride)
         low, high = taps.start, min(taps.stop, part.taps)
         if products is None or low >= high:
-            if taps.start == 0:
-                _clear(view)
+            if start is not None:
+                _fill(view, start)
             continue
         operands = []
         for m in range(low, high):
             tap = part.first_tap + (m - taps.start) * grid.tap_step
             shift = first - (part.lead - m * grid.input_step) - rows.start
             operands.append((products[:, :, tap : tap + part.count], shift))
-        _overlap_add(view, operands, overwrite=taps.start == 0)
+        _overlap_add(view, operands, start)
 
 
-def _clear(view: Array) -> None:
-    """Fill samples (n, co, count, rows) with zeros, in loops along the longer of the last two axes."""
+def _fill(view: Array, start: Array) -> None:
+    """Fill samples (n, co, count, rows) with numbers (co, 1, 1), in loops along the longer of the last two axes."""
     if view.shape[-2] > view.shape[-1]:
-        view[...] = 0
+        view[...] = start
         return
     for residue in range(view.shape[-2]):
-        view[..., residue, :] = 0
+        view[..., residue, :] = start[..., 0]
 
 
 def _products(
@@ -180,25 +238,29 @@ def _products(
     return out.reshape(items, total, c_out * scale, kernel).transpose(0, 2, 3, 1)
 
 
-def _overlap_add(target: Array, operands: list[tuple[Array, int]], *, overwrite: bool) -> None:
-    """target[..., q] (+)= the sum of each operand[..., q - shift] that has such an entry; operands are overwritten.
+def _overlap_add(target: Array, operands: list[tuple[Array, int]], start: Array | None) -> None:
+    """target[..., q] += the sum of each operand[..., q - shift] that has such an entry; operands are overwritten.
 
-    Where all of them have it, all but the last addition happen between operands, whose loops are contiguous.
+    Where sums start from numbers (co, 1, 1), the target is overwritten; they are zeros for several operands.
+    Where all operands have such an entry, all but the last addition happen between them, whose loops are contiguous.
     """
     rows = target.shape[-1]
     low = min(max(max(shift for _, shift in operands), 0), rows)
     high = max(min(min(operand.shape[-1] + shift for operand, shift in operands), rows), low)
-    if not overwrite:
+    if start is None:
         low = high = 0
     for begin, end in ((0, low), (high, rows)):
         if begin < end:
-            _add_clipped(target[..., begin:end], operands, begin, overwrite=overwrite)
-    if low == high:
+            edge = target[..., begin:end]
+            _add_clipped(edge, operands, begin, overwrite=start is not None)
+            if start is not None and len(operands) == 1:
+                np.add(edge, start, out=edge)
+    if start is None or low == high:
         return
     first, *others = [operand[..., low - shift : high - shift] for operand, shift in operands]
     inner = target[..., low:high]
     if not others:
-        np.add(first, first.dtype.type(0), out=inner)  # copying would follow the order of `inner`, with short loops
+        np.add(first, start, out=inner)  # copying zeros would follow the order of `inner`, with short loops
         return
     for other in others[:-1]:
         np.add(first, other, out=first)

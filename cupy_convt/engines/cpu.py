@@ -24,6 +24,7 @@ from cupy_convt.engines import (
     cpu_phases,
     cpu_phases_pack,
     cpu_toeplitz,
+    cpu_toeplitz_pack,
 )
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
@@ -49,7 +50,7 @@ def _packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     if plan.method == "fft":
         return cpu_fft_pack.packs_by_tile(problem, plan)
     if plan.block:
-        return cpu_toeplitz.packs_by_tile(problem, plan)
+        return cpu_toeplitz_pack.packs_by_tile(problem, plan)
     return plan.form is not None and cpu_phases_pack.packs_by_tile(problem, plan)
 
 
@@ -105,7 +106,7 @@ class CpuEngine:
         if plan.form:
             return cpu_phases_pack.pack(problem, plan, real)
         if plan.block:
-            return cpu_toeplitz.pack(problem, plan, real)
+            return cpu_toeplitz_pack.pack(problem, plan, real)
         return real
 
     def bind(

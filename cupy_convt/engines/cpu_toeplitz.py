@@ -23,65 +23,14 @@ import numpy as np
 
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, block_by_block
 from cupy_convt.core.problem import Problem, ceil_div
-from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
+from cupy_convt.core.rows_cpu import RowGrid
+from cupy_convt.core.tiles_cpu import SHORT_SIGNAL
 from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
+from cupy_convt.engines.cpu_toeplitz_pack import Blocks, blocks_of, grouped, pack_tile
 
-
-def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
-    """The banded matrices (g, co, ci (B + span) + 1, B s) of a real weight (C_in', C_out'/g, K), with a row of ones."""
-    out = np.zeros(_matrices(problem, plan, problem.groups), weight.dtype)
-    out[:, :, -1] = 1
-    _fill_bands(problem, plan, _grouped(problem, weight), out)
-    return out
-
-
-def packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
-    """Whether every matrix is met by one tile, which then makes it where it is about to be read."""
-    return plan.batch_tile >= problem.batch and plan.row_tile >= row_grid(problem).rows
-
-
-def _matrices(problem: Problem, plan: CpuPlan, groups: int) -> tuple[int, ...]:
-    real = RealShape.of(problem)
-    return groups, real.c_out, real.c_in * (plan.block + row_grid(problem).span) + 1, plan.block * problem.stride
-
-
-def _grouped(problem: Problem, weight: Array) -> Array:
-    real = RealShape.of(problem)
-    return weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
-
-
-def _fill_bands(problem: Problem, plan: CpuPlan, weight: Array, out: Array) -> None:
-    """Write the taps of a weight (g, ci, co, j) into matrices that are zero elsewhere.
-
-    Row u of a block's window is the input q0 - lookback + u; the sample r of its row b has tap m at
-    u = b + lead - m input_step + lookback.
-    """
-    grid, stride, item = row_grid(problem), problem.stride, out.itemsize
-    groups, c_in, c_out = weight.shape[:3]
-    row = plan.block * stride * item
-    matrix = (plan.block + grid.span) * row
-    for phase in problem.phases.active:
-        residue = (phase.residue - problem.p_left) % stride
-        lead = (residue + problem.p_left - phase.residue) // stride + phase.offset
-        taps = weight[..., phase.first_tap :: grid.tap_step].transpose(0, 2, 1, 3)[..., ::-1, None]
-        oldest = lead + grid.lookback - (phase.taps - 1) * grid.input_step
-        diagonal: Array = np.ndarray(
-            (groups, c_out, c_in, phase.taps, plan.block),
-            out.dtype,
-            out,
-            oldest * row + residue * item,
-            (*out.strides[:2], matrix, row * grid.input_step, row + stride * item),
-        )
-        if phase.taps > groups * c_out * c_in:
-            diagonal[...] = taps
-            continue
-        for tap in range(phase.taps):  # longer loops: many filters of few taps
-            diagonal[..., tap, :] = taps[..., tap, :]
-
-
-#: Samples of a signal of which a part block is not worth a product of its own.
-SHORT_SIGNAL = 1024
+#: Blocks of a tile beyond the ends of x, up to which windows are copied from x itself, and of those one by one.
+MOST_ENDS = 4
 
 
 class BlockTile(NamedTuple):
@@ -92,48 +41,42 @@ class BlockTile(NamedTuple):
     rows: slice
 
 
-def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[BlockTile]:
+def tiles(problem: Problem, plan: CpuPlan, rows: int) -> Iterator[BlockTile]:
     """Tiles; the last one of a signal may reach beyond its end."""
-    problem = pieces.problem
     for n in range(0, problem.batch, plan.batch_tile):
         items = slice(n, min(n + plan.batch_tile, problem.batch))
         for g in range(0, problem.groups, plan.group_tile):
             groups = slice(g, min(g + plan.group_tile, problem.groups))
-            for q in range(0, grid.rows, plan.row_tile):
-                yield BlockTile(items, groups, slice(q, min(q + plan.row_tile, grid.rows)))
+            for q in range(0, rows, plan.row_tile):
+                yield BlockTile(items, groups, slice(q, min(q + plan.row_tile, rows)))
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
     """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles."""
-    problem, grid = pieces.problem, row_grid(pieces.problem)
-    weight = operand if packed else _grouped(problem, operand)
-    pattern = plan.block, problem.stride, problem.dilation, problem.kernel_size, problem.p_left % problem.stride
+    problem, sizes = pieces.problem, blocks_of(pieces.problem, plan)
+    weight = operand if packed else grouped(problem, operand)
 
     def work(tile: BlockTile, scratch: Scratch) -> None:
         matrices = weight[tile.groups]
         if not packed:
-            taps, shape = matrices, _matrices(problem, plan, tile.groups.stop - tile.groups.start)
-            matrices, new = scratch.zero_but("matrices", shape, pieces.dtype, pattern)
-            if new:
-                matrices[:, :, -1] = 1
-            _fill_bands(problem, plan, taps, matrices)
-        _tile(pieces, plan, matrices, grid, tile, scratch)
+            matrices = pack_tile(problem, sizes, matrices, scratch)
+        _tile(pieces, plan, matrices, sizes, tile, scratch)
 
-    for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=True)
+    for_each(work, tiles(problem, plan, sizes.grid.rows), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, right: Array, grid: RowGrid, tile: BlockTile, scratch: Scratch) -> None:
+def _tile(pieces: Pieces, plan: CpuPlan, right: Array, sizes: Blocks, tile: BlockTile, scratch: Scratch) -> None:
     problem = pieces.problem
     start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
     every = slice(0, problem.c_out_group)
-    blocks = ceil_div(stop - start, plan.block * problem.stride)
+    blocks = ceil_div(stop - start, sizes.width)
     piece = pieces.result(scratch, tile.items, tile.groups, every, start, stop)
     biased = False
     if block_by_block(pieces.real, piece.shape[0], blocks) and piece.strides[-1] == piece.itemsize:
-        _block_by_block(pieces, plan, right, grid, tile, piece, scratch)
+        _block_by_block(pieces, plan, right, sizes.grid, tile, piece, scratch)
     else:
         biased = pieces.bias is not None and pieces.real.c_out == 1
-        windows = _windows(pieces, plan, grid, tile, blocks, biased, scratch)
+        windows = _windows(pieces, plan, sizes, tile, blocks, biased, scratch)
         multiply = _merged if blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
         multiply(piece, windows, right[:, :, : windows.shape[-1]], scratch)
     pieces.finish(piece, tile.items, tile.groups, every, start, stop, biased=biased)
@@ -189,24 +132,54 @@ def _by_signal(piece: Array, windows: Array, right: Array, scratch: Scratch) -> 
 
 
 def _windows(
-    pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: BlockTile, blocks: int, biased: bool, scratch: Scratch
+    pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, blocks: int, biased: bool, scratch: Scratch
 ) -> Array:
     """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory; `biased`: the bias behind."""
-    real, window = pieces.real, plan.block + grid.span
-    groups, items = tile.groups.stop - tile.groups.start, real.planes * (tile.items.stop - tile.items.start)
-    per_group = pieces.problem.c_in_group
-    channels = slice(tile.groups.start * per_group, tile.groups.stop * per_group)
-    length = blocks * plan.block + grid.span
-    slab = scratch.get("slab", (items, groups * real.c_in, length), pieces.dtype)
-    pieces.fill_inputs(slab, tile.items, channels, tile.rows.start - grid.lookback)
-    n, c, i = slab.strides
-    shape = groups, items, blocks, real.c_in, window
-    view: Array = np.ndarray(shape, slab.dtype, slab, 0, (c * real.c_in, n, i * plan.block, c, i))
-    inputs = real.c_in * window
-    out = scratch.get("windows", (groups, items, blocks, inputs + biased), pieces.dtype)
-    copy_runs(view, out[..., :inputs].reshape(shape))
+    x, l_in, step = pieces.x, pieces.problem.l_in, plan.block
+    groups, items = tile.groups.stop - tile.groups.start, pieces.real.planes * (tile.items.stop - tile.items.start)
+    channels = slice(tile.groups.start * pieces.problem.c_in_group, tile.groups.stop * pieces.problem.c_in_group)
+    inputs, first = sizes.c_in * sizes.window, tile.rows.start - sizes.grid.lookback
+    # the blocks whose windows lie in x, and the others
+    low = min(ceil_div(max(-first, 0), step), blocks)
+    high = min(max((l_in - sizes.window - first) // step + 1, low), blocks)
+    ends = *range(low), *range(high, blocks)
+    in_place = pieces.plain_x and x.flags.c_contiguous and len(ends) <= MOST_ENDS
+    shape, whole = (groups, items, blocks, inputs + biased), plan.row_tile >= sizes.grid.rows
+    if in_place and whole:  # what is beyond the ends of x stays zero from call to call
+        out = scratch.zero_but("whole windows", shape, pieces.dtype, (first, step, sizes.window, l_in))[0]
+    else:
+        out = scratch.get("windows", shape, pieces.dtype)
+    home = out[..., :inputs].reshape(groups, items, blocks, sizes.c_in, sizes.window)
+    if not in_place:
+        slab = scratch.get("slab", (items, groups * sizes.c_in, (blocks - 1) * step + sizes.window), pieces.dtype)
+        pieces.fill_inputs(slab, tile.items, channels, first)
+        _copy_windows(slab, 0, step, home)
+    else:
+        if low < high:
+            begin = tile.items.start * x.strides[0] + channels.start * x.strides[1] + (first + low * step) * x.itemsize
+            _copy_windows(x, begin, step, home[:, :, low:high])
+        for block in ends:
+            _copy_end(x[tile.items, channels], first + block * step, home[:, :, block], whole)
     if biased:
         bias = pieces.bias_of(tile.groups, slice(0, 1))
         by_plane = out[..., inputs].reshape(groups, bias.shape[0], -1, blocks)
         by_plane[...] = bias.transpose(1, 0, 2)[..., None]
     return out.transpose(1, 0, 2, 3)
+
+
+def _copy_windows(source: Array, offset: int, step: int, home: Array) -> None:
+    """Copy windows (g, n, blocks, ci, i), `step` inputs apart, out of a contiguous source (n, c, i) from a byte on."""
+    n, c, i = source.strides
+    strides = c * home.shape[3], n, i * step, c, i
+    copy_runs(np.ndarray(home.shape, source.dtype, source, offset, strides), home)
+
+
+def _copy_end(x: Array, start: int, home: Array, zeroed: bool) -> None:
+    """Copy the window x[:, :, start:] of a block to its home (g, n, ci, i), zero outside the range of x."""
+    groups, items, c_in, window = home.shape
+    begin, end = max(start, 0), min(start + window, x.shape[-1])
+    if not zeroed:
+        home[...] = 0
+    if begin < end:
+        inputs = x[..., begin:end].reshape(items, groups, c_in, -1)
+        copy_runs(inputs.swapaxes(0, 1), home[..., begin - start : end - start])

@@ -54,6 +54,12 @@ def _packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     return plan.form is not None and cpu_phases_pack.packs_by_tile(problem, plan)
 
 
+@lru_cache(maxsize=1024)
+def _way(problem: Problem, plan: CpuPlan) -> tuple[bool, bool]:
+    """Whether tiles pack a weight that is not kept themselves, and whether they are shared among the cores."""
+    return _packs_by_tile(problem, plan), threads(problem, cores()) > 1
+
+
 class CpuEngine:
     """Runs CpuPlans on NumPy arrays."""
 
@@ -147,7 +153,8 @@ class CpuEngine:
         """
         if out.size == 0:
             return
-        by_tile = packed is None and _packs_by_tile(problem, plan)
+        packs_by_tile, parallel = _way(problem, plan)
+        by_tile = packed is None and packs_by_tile
         operand = real_weight(problem, weight) if by_tile else packed
         if operand is None:
             operand = self.pack(problem, plan, weight)
@@ -160,7 +167,6 @@ class CpuEngine:
             operand = self.pack(problem, plan, weight)
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
-        parallel = threads(problem, cores()) > 1
         if plan.method == "fft":
             cpu_fft.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.method == "direct":

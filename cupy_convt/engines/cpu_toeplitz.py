@@ -16,7 +16,7 @@ products), up to some hundred taps for each phase, where transforms take over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,21 +34,41 @@ MOST_ENDS = 4
 
 
 class BlockTile(NamedTuple):
-    """Part of the result: items, groups, rows that are whole blocks."""
+    """Part of the result: items, groups (and their channels of x), rows that are whole blocks (and their samples).
+
+    `first` is the first input of the first window, `low` to `high` are the blocks whose windows lie in x.
+    """
 
     items: slice
     groups: slice
+    channels: slice
     rows: slice
+    start: int
+    stop: int
+    blocks: int
+    first: int
+    low: int
+    high: int
 
 
-def tiles(problem: Problem, plan: CpuPlan, rows: int) -> Iterator[BlockTile]:
+@lru_cache(maxsize=64)
+def tiles(problem: Problem, plan: CpuPlan) -> tuple[BlockTile, ...]:
     """Tiles; the last one of a signal may reach beyond its end."""
+    sizes = blocks_of(problem, plan)
+    found = []
     for n in range(0, problem.batch, plan.batch_tile):
         items = slice(n, min(n + plan.batch_tile, problem.batch))
         for g in range(0, problem.groups, plan.group_tile):
             groups = slice(g, min(g + plan.group_tile, problem.groups))
-            for q in range(0, rows, plan.row_tile):
-                yield BlockTile(items, groups, slice(q, min(q + plan.row_tile, rows)))
+            channels = slice(groups.start * problem.c_in_group, groups.stop * problem.c_in_group)
+            for q in range(0, sizes.grid.rows, plan.row_tile):
+                rows = slice(q, min(q + plan.row_tile, sizes.grid.rows))
+                start, stop = rows.start * problem.stride, min(rows.stop * problem.stride, problem.l_out)
+                blocks, first = ceil_div(stop - start, sizes.width), q - sizes.grid.lookback
+                low = min(ceil_div(max(-first, 0), plan.block), blocks)
+                high = min(max((problem.l_in - sizes.window - first) // plan.block + 1, low), blocks)
+                found.append(BlockTile(items, groups, channels, rows, start, stop, blocks, first, low, high))
+    return tuple(found)
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
@@ -62,24 +82,21 @@ def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel
             matrices = pack_tile(problem, sizes, matrices, scratch)
         _tile(pieces, plan, matrices, sizes, tile, scratch)
 
-    for_each(work, tiles(problem, plan, sizes.grid.rows), parallel=parallel, products=True)
+    for_each(work, tiles(problem, plan), parallel=parallel, products=True)
 
 
 def _tile(pieces: Pieces, plan: CpuPlan, right: Array, sizes: Blocks, tile: BlockTile, scratch: Scratch) -> None:
-    problem = pieces.problem
-    start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
-    every = slice(0, problem.c_out_group)
-    blocks = ceil_div(stop - start, sizes.width)
-    piece = pieces.result(scratch, tile.items, tile.groups, every, start, stop)
+    every = slice(0, pieces.problem.c_out_group)
+    piece = pieces.result(scratch, tile.items, tile.groups, every, tile.start, tile.stop)
     biased = False
-    if block_by_block(pieces.real, piece.shape[0], blocks) and piece.strides[-1] == piece.itemsize:
+    if block_by_block(pieces.real, piece.shape[0], tile.blocks) and piece.strides[-1] == piece.itemsize:
         _block_by_block(pieces, plan, right, sizes.grid, tile, piece, scratch)
     else:
         biased = pieces.bias is not None and pieces.real.c_out == 1
-        windows = _windows(pieces, plan, sizes, tile, blocks, biased, scratch)
-        multiply = _merged if blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
+        windows = _windows(pieces, plan, sizes, tile, biased, scratch)
+        multiply = _merged if tile.blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
         multiply(piece, windows, right[:, :, : windows.shape[-1]], scratch)
-    pieces.finish(piece, tile.items, tile.groups, every, start, stop, biased=biased)
+    pieces.finish(piece, tile.items, tile.groups, every, tile.start, tile.stop, biased=biased)
 
 
 def _block_by_block(
@@ -87,16 +104,15 @@ def _block_by_block(
 ) -> None:
     """Few blocks in many signals of one channel: one product for each block, from x straight into the result."""
     problem, width = pieces.problem, right.shape[3]
-    channels = slice(tile.groups.start * problem.c_in_group, tile.groups.stop * problem.c_in_group)
-    first = max(tile.rows.start - grid.lookback, 0)
+    first = max(tile.first, 0)
     last = max(min(tile.rows.stop + grid.lookahead, problem.l_in), first)
-    inputs = pieces.inputs(scratch, tile.items, channels, first, last)
+    inputs = pieces.inputs(scratch, tile.items, tile.channels, first, last)
     if inputs.strides[-1] != inputs.itemsize:
         inputs = np.ascontiguousarray(inputs)
     left, home = inputs.transpose(1, 0, 2)[:, None], piece.transpose(1, 2, 0, 3)
     for begin in range(0, piece.shape[-1], width):
         samples = home[..., begin : begin + width]
-        oldest = tile.rows.start - grid.lookback + begin // problem.stride
+        oldest = tile.first + begin // problem.stride
         low, high = max(oldest, first), min(oldest + plan.block + grid.span, last)
         if low >= high:
             samples[...] = 0
@@ -131,35 +147,30 @@ def _by_signal(piece: Array, windows: Array, right: Array, scratch: Scratch) -> 
         np.copyto(piece[..., whole * width :], signals[..., : length - whole * width])
 
 
-def _windows(
-    pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, blocks: int, biased: bool, scratch: Scratch
-) -> Array:
+def _windows(pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, biased: bool, scratch: Scratch) -> Array:
     """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory; `biased`: the bias behind."""
-    x, l_in, step = pieces.x, pieces.problem.l_in, plan.block
+    x, first, blocks, step = pieces.x, tile.first, tile.blocks, plan.block
     groups, items = tile.groups.stop - tile.groups.start, pieces.real.planes * (tile.items.stop - tile.items.start)
-    channels = slice(tile.groups.start * pieces.problem.c_in_group, tile.groups.stop * pieces.problem.c_in_group)
-    inputs, first = sizes.c_in * sizes.window, tile.rows.start - sizes.grid.lookback
-    # the blocks whose windows lie in x, and the others
-    low = min(ceil_div(max(-first, 0), step), blocks)
-    high = min(max((l_in - sizes.window - first) // step + 1, low), blocks)
-    ends = *range(low), *range(high, blocks)
+    inputs, ends = sizes.c_in * sizes.window, (*range(tile.low), *range(tile.high, blocks))
     in_place = pieces.plain_x and x.flags.c_contiguous and len(ends) <= MOST_ENDS
     shape, whole = (groups, items, blocks, inputs + biased), plan.row_tile >= sizes.grid.rows
     if in_place and whole:  # what is beyond the ends of x stays zero from call to call
-        out = scratch.zero_but("whole windows", shape, pieces.dtype, (first, step, sizes.window, l_in))[0]
+        pattern = first, step, sizes.window, x.shape[-1]
+        out = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)[0]
     else:
         out = scratch.get("windows", shape, pieces.dtype)
     home = out[..., :inputs].reshape(groups, items, blocks, sizes.c_in, sizes.window)
     if not in_place:
         slab = scratch.get("slab", (items, groups * sizes.c_in, (blocks - 1) * step + sizes.window), pieces.dtype)
-        pieces.fill_inputs(slab, tile.items, channels, first)
+        pieces.fill_inputs(slab, tile.items, tile.channels, first)
         _copy_windows(slab, 0, step, home)
     else:
-        if low < high:
-            begin = tile.items.start * x.strides[0] + channels.start * x.strides[1] + (first + low * step) * x.itemsize
-            _copy_windows(x, begin, step, home[:, :, low:high])
+        if tile.low < tile.high:
+            n, c, i = x.strides
+            begin = tile.items.start * n + tile.channels.start * c + (first + tile.low * step) * i
+            _copy_windows(x, begin, step, home[:, :, tile.low : tile.high])
         for block in ends:
-            _copy_end(x[tile.items, channels], first + block * step, home[:, :, block], whole)
+            _copy_end(x[tile.items, tile.channels], first + block * step, home[:, :, block], whole)
     if biased:
         bias = pieces.bias_of(tile.groups, slice(0, 1))
         by_plane = out[..., inputs].reshape(groups, bias.shape[0], -1, blocks)

@@ -72,28 +72,46 @@ def tiles(problem: Problem, plan: CpuPlan) -> tuple[BlockTile, ...]:
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
-    """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles."""
+    """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles.
+
+    The bias of a lone output channel is added by the product: the windows have it behind, where matrices have a row of
+    ones, or have ones there for those that are made for one call.
+    """
     problem, sizes = pieces.problem, blocks_of(pieces.problem, plan)
     weight = operand if packed else grouped(problem, operand)
+    lone = None if sizes.c_out > 1 else pieces.bias
+    row = None if packed or lone is None or len(lone) > 1 else lone[0]
 
     def work(tile: BlockTile, scratch: Scratch) -> None:
         matrices = weight[tile.groups]
         if not packed:
-            matrices = pack_tile(problem, sizes, matrices, scratch)
-        _tile(pieces, plan, matrices, sizes, tile, scratch)
+            matrices = pack_tile(problem, sizes, matrices, None if row is None else row[tile.groups], scratch)
+        if lone is None:
+            behind: Array | int | None = None
+        else:
+            behind = lone[:, tile.groups] if row is None else 1
+        _tile(pieces, plan, matrices, sizes, tile, behind, scratch)
 
     for_each(work, tiles(problem, plan), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, right: Array, sizes: Blocks, tile: BlockTile, scratch: Scratch) -> None:
+def _tile(
+    pieces: Pieces,
+    plan: CpuPlan,
+    right: Array,
+    sizes: Blocks,
+    tile: BlockTile,
+    behind: Array | int | None,
+    scratch: Scratch,
+) -> None:
     every = slice(0, pieces.problem.c_out_group)
     piece = pieces.result(scratch, tile.items, tile.groups, every, tile.start, tile.stop)
     biased = False
     if block_by_block(pieces.real, piece.shape[0], tile.blocks) and piece.strides[-1] == piece.itemsize:
         _block_by_block(pieces, plan, right, sizes.grid, tile, piece, scratch)
     else:
-        biased = pieces.bias is not None and pieces.real.c_out == 1
-        windows = _windows(pieces, plan, sizes, tile, biased, scratch)
+        biased = behind is not None
+        windows = _windows(pieces, plan, sizes, tile, behind, scratch)
         multiply = _merged if tile.blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
         multiply(piece, windows, right[:, :, : windows.shape[-1]], scratch)
     pieces.finish(piece, tile.items, tile.groups, every, tile.start, tile.stop, biased=biased)
@@ -147,18 +165,23 @@ def _by_signal(piece: Array, windows: Array, right: Array, scratch: Scratch) -> 
         np.copyto(piece[..., whole * width :], signals[..., : length - whole * width])
 
 
-def _windows(pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, biased: bool, scratch: Scratch) -> Array:
-    """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory; `biased`: the bias behind."""
+def _windows(
+    pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, behind: Array | int | None, scratch: Scratch
+) -> Array:
+    """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory, and what is `behind` them.
+
+    That is 1, the bias (planes of n, g, 1), or nothing.
+    """
     x, first, blocks, step = pieces.x, tile.first, tile.blocks, plan.block
     groups, items = tile.groups.stop - tile.groups.start, pieces.real.planes * (tile.items.stop - tile.items.start)
     inputs, ends = sizes.c_in * sizes.window, (*range(tile.low), *range(tile.high, blocks))
     in_place = pieces.plain_x and x.flags.c_contiguous and len(ends) <= MOST_ENDS
-    shape, whole = (groups, items, blocks, inputs + biased), plan.row_tile >= sizes.grid.rows
-    if in_place and whole:  # what is beyond the ends of x stays zero from call to call
-        pattern = first, step, sizes.window, x.shape[-1]
-        out = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)[0]
+    shape, whole = (groups, items, blocks, inputs + (behind is not None)), plan.row_tile >= sizes.grid.rows
+    if in_place and whole:  # what is beyond the ends of x, zero, stays from call to call, and so do ones
+        pattern = first, step, sizes.window, x.shape[-1], isinstance(behind, int)
+        out, new = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)
     else:
-        out = scratch.get("windows", shape, pieces.dtype)
+        out, new = scratch.get("windows", shape, pieces.dtype), True
     home = out[..., :inputs].reshape(groups, items, blocks, sizes.c_in, sizes.window)
     if not in_place:
         slab = scratch.get("slab", (items, groups * sizes.c_in, (blocks - 1) * step + sizes.window), pieces.dtype)
@@ -171,10 +194,11 @@ def _windows(pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, bias
             _copy_windows(x, begin, step, home[:, :, tile.low : tile.high])
         for block in ends:
             _copy_end(x[tile.items, tile.channels], first + block * step, home[:, :, block], whole)
-    if biased:
-        bias = pieces.bias_of(tile.groups, slice(0, 1))
-        by_plane = out[..., inputs].reshape(groups, bias.shape[0], -1, blocks)
-        by_plane[...] = bias.transpose(1, 0, 2)[..., None]
+    if isinstance(behind, np.ndarray):
+        by_plane = out[..., inputs].reshape(groups, len(behind), -1, blocks)
+        by_plane[...] = behind.transpose(1, 0, 2)[..., None]
+    elif behind is not None and new:
+        out[..., inputs] = behind
     return out.transpose(1, 0, 2, 3)
 
 

@@ -63,11 +63,13 @@ def packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     return plan.batch_tile >= problem.batch and plan.row_tile >= row_grid(problem).rows
 
 
-def pack_tile(problem: Problem, sizes: Blocks, weight: Array, scratch: Scratch) -> Array:
-    """The banded matrices of the weight (g, ci, co, K) of a tile, in working memory."""
+def pack_tile(problem: Problem, sizes: Blocks, weight: Array, bias: Array | None, scratch: Scratch) -> Array:
+    """The banded matrices of the weight (g, ci, co, K) of a tile, in working memory, with a row of the bias (g, co)."""
     pattern = sizes.width, problem.stride, problem.dilation, problem.kernel_size, problem.p_left % problem.stride
-    out, new = scratch.zero_but("matrices", sizes.shape(weight.shape[0]), weight.dtype, pattern)
-    if new:
+    out, new = scratch.zero_but("matrices", sizes.shape(weight.shape[0]), weight.dtype, (*pattern, bias is None))
+    if bias is not None:
+        out[:, :, -1] = bias[..., None]
+    elif new:
         out[:, :, -1] = 1
     _fill_bands(problem, sizes, weight, out)
     return out

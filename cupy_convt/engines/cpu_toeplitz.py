@@ -23,11 +23,11 @@ import numpy as np
 
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, block_by_block
 from cupy_convt.core.problem import Problem, ceil_div
-from cupy_convt.core.rows_cpu import RowGrid
+from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import SHORT_SIGNAL
 from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
-from cupy_convt.engines.cpu_toeplitz_pack import Blocks, blocks_of, grouped, pack_tile
+from cupy_convt.engines.cpu_toeplitz_pack import Blocks, blocks_of, pack_tile
 
 #: Blocks of a tile beyond the ends of x, up to which windows are copied from x itself, and of those one by one.
 MOST_ENDS = 4
@@ -36,7 +36,8 @@ MOST_ENDS = 4
 class BlockTile(NamedTuple):
     """Part of the result: items, groups (and their channels of x), rows that are whole blocks (and their samples).
 
-    `first` is the first input of the first window, `low` to `high` are the blocks whose windows lie in x.
+    `first` is the first input of the first window, `low` to `high` are the blocks whose windows lie in x, `ends` are
+    the others: the block, and from where to where in its window x goes.
     """
 
     items: slice
@@ -49,26 +50,35 @@ class BlockTile(NamedTuple):
     first: int
     low: int
     high: int
+    ends: tuple[tuple[int, int, int], ...]
 
 
 @lru_cache(maxsize=64)
 def tiles(problem: Problem, plan: CpuPlan) -> tuple[BlockTile, ...]:
     """Tiles; the last one of a signal may reach beyond its end."""
-    sizes = blocks_of(problem, plan)
     found = []
     for n in range(0, problem.batch, plan.batch_tile):
         items = slice(n, min(n + plan.batch_tile, problem.batch))
         for g in range(0, problem.groups, plan.group_tile):
             groups = slice(g, min(g + plan.group_tile, problem.groups))
-            channels = slice(groups.start * problem.c_in_group, groups.stop * problem.c_in_group)
-            for q in range(0, sizes.grid.rows, plan.row_tile):
-                rows = slice(q, min(q + plan.row_tile, sizes.grid.rows))
-                start, stop = rows.start * problem.stride, min(rows.stop * problem.stride, problem.l_out)
-                blocks, first = ceil_div(stop - start, sizes.width), q - sizes.grid.lookback
-                low = min(ceil_div(max(-first, 0), plan.block), blocks)
-                high = min(max((problem.l_in - sizes.window - first) // plan.block + 1, low), blocks)
-                found.append(BlockTile(items, groups, channels, rows, start, stop, blocks, first, low, high))
+            for q in range(0, row_grid(problem).rows, plan.row_tile):
+                found.append(_tile_of(problem, plan, items, groups, q))
     return tuple(found)
+
+
+def _tile_of(problem: Problem, plan: CpuPlan, items: slice, groups: slice, first_row: int) -> BlockTile:
+    sizes, step, l_in = blocks_of(problem, plan), plan.block, problem.l_in
+    rows = slice(first_row, min(first_row + plan.row_tile, sizes.grid.rows))
+    start, stop = rows.start * problem.stride, min(rows.stop * problem.stride, problem.l_out)
+    blocks, first = ceil_div(stop - start, sizes.width), rows.start - sizes.grid.lookback
+    low = min(ceil_div(max(-first, 0), step), blocks)
+    high = min(max((l_in - sizes.window - first) // step + 1, low), blocks)
+    ends = []
+    for block in (*range(low), *range(high, blocks)):
+        before, until = -(first + block * step), l_in - first - block * step
+        ends.append((block, max(before, 0), max(min(until, sizes.window), 0)))
+    channels = slice(groups.start * problem.c_in_group, groups.stop * problem.c_in_group)
+    return BlockTile(items, groups, channels, rows, start, stop, blocks, first, low, high, tuple(ends))
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
@@ -78,7 +88,7 @@ def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel
     ones, or have ones there for those that are made for one call.
     """
     problem, sizes = pieces.problem, blocks_of(pieces.problem, plan)
-    weight = operand if packed else grouped(problem, operand)
+    weight = operand if packed else sizes.grouped(operand)
     lone = None if sizes.c_out > 1 else pieces.bias
     row = None if packed or lone is None or len(lone) > 1 else lone[0]
 
@@ -172,34 +182,44 @@ def _windows(
 
     That is 1, the bias (planes of n, g, 1), or nothing.
     """
-    x, first, blocks, step = pieces.x, tile.first, tile.blocks, plan.block
     groups, items = tile.groups.stop - tile.groups.start, pieces.real.planes * (tile.items.stop - tile.items.start)
-    inputs, ends = sizes.c_in * sizes.window, (*range(tile.low), *range(tile.high, blocks))
-    in_place = pieces.plain_x and x.flags.c_contiguous and len(ends) <= MOST_ENDS
-    shape, whole = (groups, items, blocks, inputs + (behind is not None)), plan.row_tile >= sizes.grid.rows
+    inputs, step, x = sizes.c_in * sizes.window, plan.block, pieces.x
+    in_place = pieces.plain_x and x.flags.c_contiguous and len(tile.ends) <= MOST_ENDS
+    shape, whole = (groups, items, tile.blocks, inputs + (behind is not None)), plan.row_tile >= sizes.grid.rows
     if in_place and whole:  # what is beyond the ends of x, zero, stays from call to call, and so do ones
-        pattern = first, step, sizes.window, x.shape[-1], isinstance(behind, int)
+        pattern = tile.first, step, sizes.window, x.shape[-1], isinstance(behind, int)
         out, new = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)
     else:
         out, new = scratch.get("windows", shape, pieces.dtype), True
-    home = out[..., :inputs].reshape(groups, items, blocks, sizes.c_in, sizes.window)
-    if not in_place:
-        slab = scratch.get("slab", (items, groups * sizes.c_in, (blocks - 1) * step + sizes.window), pieces.dtype)
-        pieces.fill_inputs(slab, tile.items, tile.channels, first)
-        _copy_windows(slab, 0, step, home)
+    home = out[..., :inputs].reshape(groups, items, tile.blocks, sizes.c_in, sizes.window)
+    if in_place:
+        _copy_from_x(x, tile, step, home, zeroed=whole)
     else:
-        if tile.low < tile.high:
-            n, c, i = x.strides
-            begin = tile.items.start * n + tile.channels.start * c + (first + tile.low * step) * i
-            _copy_windows(x, begin, step, home[:, :, tile.low : tile.high])
-        for block in ends:
-            _copy_end(x[tile.items, tile.channels], first + block * step, home[:, :, block], whole)
+        slab = scratch.get("slab", (items, groups * sizes.c_in, (tile.blocks - 1) * step + sizes.window), pieces.dtype)
+        pieces.fill_inputs(slab, tile.items, tile.channels, tile.first)
+        _copy_windows(slab, 0, step, home)
     if isinstance(behind, np.ndarray):
-        by_plane = out[..., inputs].reshape(groups, len(behind), -1, blocks)
+        by_plane = out[..., inputs].reshape(groups, len(behind), -1, tile.blocks)
         by_plane[...] = behind.transpose(1, 0, 2)[..., None]
     elif behind is not None and new:
         out[..., inputs] = behind
     return out.transpose(1, 0, 2, 3)
+
+
+def _copy_from_x(x: Array, tile: BlockTile, step: int, home: Array, *, zeroed: bool) -> None:
+    """Copy the windows of a tile (g, n, blocks, ci, i), which are zero beyond the ends of x; maybe they are there."""
+    groups, items, _, c_in, _ = home.shape
+    if tile.low < tile.high:
+        n, c, i = x.strides
+        offset = tile.items.start * n + tile.channels.start * c + (tile.first + tile.low * step) * i
+        _copy_windows(x, offset, step, home[:, :, tile.low : tile.high])
+    for block, begin, end in tile.ends:
+        if not zeroed:
+            home[:, :, block] = 0
+        if begin < end:
+            first = tile.first + block * step
+            source = x[tile.items, tile.channels, first + begin : first + end]
+            copy_runs(source.reshape(items, groups, c_in, -1).swapaxes(0, 1), home[:, :, block, :, begin:end])
 
 
 def _copy_windows(source: Array, offset: int, step: int, home: Array) -> None:
@@ -207,14 +227,3 @@ def _copy_windows(source: Array, offset: int, step: int, home: Array) -> None:
     n, c, i = source.strides
     strides = c * home.shape[3], n, i * step, c, i
     copy_runs(np.ndarray(home.shape, source.dtype, source, offset, strides), home)
-
-
-def _copy_end(x: Array, start: int, home: Array, zeroed: bool) -> None:
-    """Copy the window x[:, :, start:] of a block to its home (g, n, ci, i), zero outside the range of x."""
-    groups, items, c_in, window = home.shape
-    begin, end = max(start, 0), min(start + window, x.shape[-1])
-    if not zeroed:
-        home[...] = 0
-    if begin < end:
-        inputs = x[..., begin:end].reshape(items, groups, c_in, -1)
-        copy_runs(inputs.swapaxes(0, 1), home[..., begin - start : end - start])

@@ -35,6 +35,10 @@ class Blocks(NamedTuple):
     window: int
     width: int
 
+    def grouped(self, weight: Array) -> Array:
+        """A real weight (C_in', C_out'/g, K) as (g, ci, co, K)."""
+        return weight.reshape(self.groups, self.c_in, self.c_out, -1)
+
     def shape(self, groups: int) -> tuple[int, int, int, int]:
         """Of the matrices of so many groups."""
         return groups, self.c_out, self.c_in * self.window + 1, self.width
@@ -54,7 +58,7 @@ def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
     out = np.zeros(sizes.shape(problem.groups), weight.dtype)
     out[:, :, -1] = 1
     with np.errstate(invalid="ignore"):
-        _fill_bands(problem, sizes, grouped(problem, weight), out)
+        _fill_bands(problem, sizes, sizes.grouped(weight), out)
     return out
 
 
@@ -73,12 +77,6 @@ def pack_tile(problem: Problem, sizes: Blocks, weight: Array, bias: Array | None
         out[:, :, -1] = 1
     _fill_bands(problem, sizes, weight, out)
     return out
-
-
-def grouped(problem: Problem, weight: Array) -> Array:
-    """A real weight as (g, ci, co, K)."""
-    real = RealShape.of(problem)
-    return weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
 
 
 def _fill_bands(problem: Problem, sizes: Blocks, weight: Array, out: Array) -> None:

@@ -25,7 +25,7 @@ from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, block_by_block
 from cupy_convt.core.problem import Problem, ceil_div
 from cupy_convt.core.rows_cpu import RowGrid, row_grid
 from cupy_convt.core.tiles_cpu import SHORT_SIGNAL
-from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
+from cupy_convt.engines.cpu_arrays import Pieces, copy_runs_between
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
 from cupy_convt.engines.cpu_toeplitz_pack import Blocks, blocks_of, pack_tile
 
@@ -191,13 +191,17 @@ def _windows(
         out, new = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)
     else:
         out, new = scratch.get("windows", shape, pieces.dtype), True
-    home = out[..., :inputs].reshape(groups, items, tile.blocks, sizes.c_in, sizes.window)
     if in_place:
-        _copy_from_x(x, tile, step, home, zeroed=whole)
+        begin = tile.items.start * x.strides[0] + tile.channels.start * x.strides[1] + tile.first * x.itemsize
+        _copy_inputs(x, begin, step, out, sizes, slice(tile.low, tile.high), 0, sizes.window)
+        for block, low, high in tile.ends:
+            if not whole:
+                out[:, :, block, :inputs] = 0
+            _copy_inputs(x, begin, step, out, sizes, slice(block, block + 1), low, high)
     else:
         slab = scratch.get("slab", (items, groups * sizes.c_in, (tile.blocks - 1) * step + sizes.window), pieces.dtype)
         pieces.fill_inputs(slab, tile.items, tile.channels, tile.first)
-        _copy_windows(slab, 0, step, home)
+        _copy_inputs(slab, 0, step, out, sizes, slice(0, tile.blocks), 0, sizes.window)
     if isinstance(behind, np.ndarray):
         by_plane = out[..., inputs].reshape(groups, len(behind), -1, tile.blocks)
         by_plane[...] = behind.transpose(1, 0, 2)[..., None]
@@ -206,24 +210,22 @@ def _windows(
     return out.transpose(1, 0, 2, 3)
 
 
-def _copy_from_x(x: Array, tile: BlockTile, step: int, home: Array, *, zeroed: bool) -> None:
-    """Copy the windows of a tile (g, n, blocks, ci, i), which are zero beyond the ends of x; maybe they are there."""
-    groups, items, _, c_in, _ = home.shape
-    if tile.low < tile.high:
-        n, c, i = x.strides
-        offset = tile.items.start * n + tile.channels.start * c + (tile.first + tile.low * step) * i
-        _copy_windows(x, offset, step, home[:, :, tile.low : tile.high])
-    for block, begin, end in tile.ends:
-        if not zeroed:
-            home[:, :, block] = 0
-        if begin < end:
-            first = tile.first + block * step
-            source = x[tile.items, tile.channels, first + begin : first + end]
-            copy_runs(source.reshape(items, groups, c_in, -1).swapaxes(0, 1), home[:, :, block, :, begin:end])
+def _copy_inputs(
+    source: Array, begin: int, step: int, windows: Array, sizes: Blocks, blocks: slice, low: int, high: int
+) -> None:
+    """Copy the inputs low <= i < high of the windows (g, n, blocks, ci i ..) of some blocks.
 
-
-def _copy_windows(source: Array, offset: int, step: int, home: Array) -> None:
-    """Copy windows (g, n, blocks, ci, i), `step` inputs apart, out of a contiguous source (n, c, i) from a byte on."""
-    n, c, i = source.strides
-    strides = c * home.shape[3], n, i * step, c, i
-    copy_runs(np.ndarray(home.shape, source.dtype, source, offset, strides), home)
+    The first of all windows begins at a byte of the source (n, c, i), the others so many inputs apart.
+    """
+    if blocks.start >= blocks.stop or low >= high:
+        return
+    n, c, item = source.strides
+    of_g, of_n, of_block, _ = windows.strides
+    shape = *windows.shape[:2], blocks.stop - blocks.start, sizes.c_in
+    first = begin + (blocks.start * step + low) * item
+    home = blocks.start * of_block + low * item
+    copy_runs_between(
+        (shape, high - low),
+        (source, first, (c * sizes.c_in, n, step * item, c)),
+        (windows, home, (of_g, of_n, of_block, sizes.window * item)),
+    )

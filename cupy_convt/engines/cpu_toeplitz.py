@@ -82,49 +82,37 @@ def _tile_of(problem: Problem, plan: CpuPlan, items: slice, groups: slice, first
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
-    """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles.
-
-    The bias of a lone output channel is added by the product: the windows have it behind, where matrices have a row of
-    ones, or have ones there for those that are made for one call.
-    """
-    problem, sizes = pieces.problem, blocks_of(pieces.problem, plan)
+    """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles."""
+    sizes = blocks_of(pieces.problem, plan)
     weight = operand if packed else sizes.grouped(operand)
-    lone = None if sizes.c_out > 1 else pieces.bias
-    row = None if packed or lone is None or len(lone) > 1 else lone[0]
 
     def work(tile: BlockTile, scratch: Scratch) -> None:
-        matrices = weight[tile.groups]
-        if not packed:
-            matrices = pack_tile(problem, sizes, matrices, None if row is None else row[tile.groups], scratch)
-        if lone is None:
-            behind: Array | int | None = None
-        else:
-            behind = lone[:, tile.groups] if row is None else 1
-        _tile(pieces, plan, matrices, sizes, tile, behind, scratch)
+        _tile(pieces, plan, weight[tile.groups], packed, sizes, tile, scratch)
 
-    for_each(work, tiles(problem, plan), parallel=parallel, products=True)
+    for_each(work, tiles(pieces.problem, plan), parallel=parallel, products=True)
 
 
 def _tile(
-    pieces: Pieces,
-    plan: CpuPlan,
-    right: Array,
-    sizes: Blocks,
-    tile: BlockTile,
-    behind: Array | int | None,
-    scratch: Scratch,
+    pieces: Pieces, plan: CpuPlan, weight: Array, packed: bool, sizes: Blocks, tile: BlockTile, scratch: Scratch
 ) -> None:
+    """Compute a tile. The product adds the bias of a lone output channel.
+
+    Matrices that are made for one call have a row of it, which windows meet with ones; to others, which have the ones,
+    windows bring it.
+    """
     every = slice(0, pieces.problem.c_out_group)
     piece = pieces.result(scratch, tile.items, tile.groups, every, tile.start, tile.stop)
-    biased = False
-    if block_by_block(pieces.real, piece.shape[0], tile.blocks) and piece.strides[-1] == piece.itemsize:
+    apart = block_by_block(pieces.real, piece.shape[0], tile.blocks) and piece.strides[-1] == piece.itemsize
+    lone = None if apart or sizes.c_out > 1 or pieces.bias is None else pieces.bias[:, tile.groups]
+    row = None if packed or lone is None or len(lone) > 1 else lone[0]
+    right = weight if packed else pack_tile(pieces.problem, sizes, weight, row, scratch)
+    if apart:
         _block_by_block(pieces, plan, right, sizes.grid, tile, piece, scratch)
     else:
-        biased = behind is not None
-        windows = _windows(pieces, plan, sizes, tile, behind, scratch)
+        windows = _windows(pieces, plan, sizes, tile, lone if row is None else 1, scratch)
         multiply = _merged if tile.blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
         multiply(piece, windows, right[:, :, : windows.shape[-1]], scratch)
-    pieces.finish(piece, tile.items, tile.groups, every, tile.start, tile.stop, biased=biased)
+    pieces.finish(piece, tile.items, tile.groups, every, tile.start, tile.stop, biased=lone is not None)
 
 
 def _block_by_block(

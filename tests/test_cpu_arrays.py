@@ -3,8 +3,9 @@
 
 import ml_dtypes
 import numpy as np
+import pytest
 
-from cupy_convt.engines.cpu_arrays import convert, copy_runs
+from cupy_convt.engines.cpu_arrays import convert, copy_runs, copy_runs_between
 
 
 def test_half_conversions_are_exact() -> None:
@@ -31,3 +32,15 @@ def test_runs_are_copied_as_items_without_change() -> None:
         copy_runs(source[..., begin:end], home[..., 1 : 1 + end - begin])
         np.testing.assert_array_equal(home[..., 1 : 1 + end - begin], source[..., begin:end])
         assert not home[..., 0].any() and not home[..., 1 + end - begin :].any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 128, 129])
+def test_runs_are_copied_between_places(length: int) -> None:
+    source = np.arange(3 * 400, dtype=np.float32).reshape(3, 400)
+    home = np.zeros((3, 2, 200), np.float32)
+    copy_runs_between(((3, 2), length), (source, 4 * 5, (4 * 400, 4 * 9)), (home, 4 * 3, (4 * 400, 4 * 200)))
+    for row in range(3):
+        for run in range(2):
+            there = 5 + 9 * run
+            expected = np.pad(source[row, there : there + length], (3, 197 - length))
+            np.testing.assert_array_equal(home[row, run], expected)

@@ -57,3 +57,32 @@ def test_the_bias_of_blocks_is_added_once(shape: tuple[int, int]) -> None:
             for plan in blocks(mixed):
                 got = run(mixed, plan, values, weight, offset)
                 assert_close(mixed, plan, got, values, weight, offset)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 40), (2, 3000), (1, 70_000)])
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_windows_of_x_and_of_a_padded_copy_give_the_same_bits(shape: tuple[int, int], inputs: int) -> None:
+    for groups, kernel, padding in ((3, 4, 0), (2, 9, 4)):
+        ends = {"p_left": padding, "p_right": padding}
+        problem = Problem(shape[0], groups * inputs, shape[1], groups, kernel, 2, groups=groups, **ends)
+        x, weight, bias = arguments(problem)
+        apart = np.repeat(x, 2, axis=-1)[..., ::2]  # every second number: not x itself
+        for plan in blocks(problem):
+            out = run(problem, plan, x, weight, bias)
+            assert_close(problem, plan, out, x, weight, bias)
+            run(problem, plan, x + 1, weight, bias)  # what is kept from call to call is the same for all x
+            assert out.tobytes() == run(problem, plan, apart, weight, bias).tobytes(), plan.name
+
+
+def test_a_tap_that_is_no_number_stays_in_its_channel() -> None:
+    problem = Problem(1, 6, 50, 6, 4, 2, groups=6)
+    x, weight, bias = arguments(problem)
+    weight[2, 0, 1], weight[4, 0, 3] = np.nan, np.inf
+    with np.errstate(all="raise"):
+        for plan in blocks(problem):
+            for packed in (None, ENGINE.pack(problem, plan, weight)):
+                out = empty(problem)
+                ENGINE.run(problem, plan, x, weight, bias, out, packed)
+                assert np.isfinite(out[:, [0, 1, 3, 5]]).all(), plan.name
+                assert np.isnan(out[0, 2, 1:100:2]).all(), plan.name
+                assert not np.isfinite(out[0, 4, 3:102:2]).any(), plan.name

@@ -112,6 +112,17 @@ def test_products_of_few_rows_are_worth_their_calls(problem: Problem, tiles: int
     assert prod(ceil_div(*count) for count in counts) <= tiles
 
 
+def test_short_signals_are_cut_into_whole_blocks() -> None:
+    def blocks(length: int) -> dict[str, int]:
+        problem = Problem(1, 8, length, 8, 4, 2, groups=8)
+        return {plan.variant: plan.block for plan in candidates(problem, CPU, LIMIT) if plan.block}
+
+    assert blocks(125) == {"toeplitz4": 3, "toeplitz8": 7, "toeplitz16": 14, "toeplitz32": 21, "toeplitz64": 63}
+    whole = {f"toeplitz{block}": block for block in (4, 8, 16, 32, 64)}
+    assert blocks(126) == whole  # 127 rows
+    assert blocks(2000) == whole
+
+
 def test_packed_weights_are_shared_between_lengths() -> None:
     short, long = (Problem(1, 1, length, 1, 81, 4, p_left=40, p_right=40) for length in (500, 90_000))
     other = replace(long, p_left=41)

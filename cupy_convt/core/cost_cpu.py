@@ -21,6 +21,8 @@ from cupy_convt.core.transforms_cpu import VECTOR_BYTES, FftForm
 
 #: Bytes that memory moves at once.
 LINE_BYTES = 64
+#: Multiplications of a product up to which BLAS reads its operands where they lie; for larger ones it copies both.
+SMALL_PRODUCT = 10**6
 
 
 def seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constants: Constants = FITTED) -> float:
@@ -37,9 +39,12 @@ def packing_seconds(problem: Problem, plan: CpuPlan, device: DeviceSpec, constan
         return _fft_packing(problem, plan, device, RealShape.of(problem), constants)
     if plan.subpixel:
         return constants.subpixel_compile + plan.packed_bytes * constants.subpixel_pack if plan.packing_key else 0.0
-    each = constants.phases_pack if plan.form else constants.toeplitz_pack if plan.block else constants.convert
-    item = RealShape.of(problem).item
-    return plan.packed_bytes / item * each * (item / 4) / (device.multiprocessors if plan.form else 1)
+    real = RealShape.of(problem)
+    if plan.block:  # the zeros beside the taps stay from call to call
+        stored = problem.groups * real.c_in * real.c_out * problem.kernel_size * plan.block
+        return stored * constants.toeplitz_pack * (real.item / 4)
+    each = constants.phases_pack if plan.form else constants.convert
+    return plan.packed_bytes / 4 * each / (device.multiprocessors if plan.form else 1)
 
 
 def _outputs(problem: Problem, real: RealShape) -> int:
@@ -165,7 +170,8 @@ def _subpixel(
 def _toeplitz(
     problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants
 ) -> float:
-    window, width = real.c_in * (plan.block + grid.span) + 1, plan.block * problem.stride
+    window: float = real.c_in * (plan.block + grid.span)
+    width = plan.block * problem.stride
     blocks = real.planes * problem.batch * problem.groups * ceil_div(grid.rows, plan.block)
     rows_of_blocks = ceil_div(plan.row_tile, plan.block)
     together, signals = min(rows_of_blocks, ceil_div(grid.rows, plan.block)), plan.batch_tile * real.planes
@@ -175,14 +181,38 @@ def _toeplitz(
     elif together < MERGED_BELOW:
         together *= signals
     products, outputs = blocks / together * real.c_out, blocks * width * real.c_out
-    # windows are copied for the product, unless x holds them, and by BLAS with the matrix of taps for each product
-    each = 0.0 if apart else blocks * (real.c_in * c.toeplitz_run + window * c.toeplitz_copy)
-    each += products * window * width * c.toeplitz_right + outputs * c.toeplitz_output
+    each = outputs * c.toeplitz_output
+    if apart:
+        window = _mean_window(problem, plan, grid)
+    else:  # windows are copied, with the bias of a lone channel behind
+        window += problem.has_bias and real.c_out == 1
+        each += blocks * (real.c_in * c.toeplitz_run + window * c.toeplitz_copy)
+    if together * window * width > SMALL_PRODUCT:
+        each += products * (together + width) * window * c.toeplitz_operand
     tiles = _tiles(problem, plan, grid)
     each = each * _passes(real) + products * c.toeplitz_product + tiles * c.toeplitz_tile
-    each += _cold_bytes(problem, device) * c.cold_byte
-    multiplying = 2.0 * outputs * window / (c.toeplitz_rate * _scale(real, device)) * device.multiprocessors
+    again = _met_again(problem, plan, real, grid) if apart else 0.0
+    each += _cold_bytes(problem, device) * (1 + again) * c.cold_byte
+    lanes = LINE_BYTES // real.item
+    multiplied = 2.0 * blocks * real.c_out * ceil_div(width, lanes) * lanes * window
+    multiplying = multiplied / (c.toeplitz_rate * _scale(real, device)) * device.multiprocessors
     return c.toeplitz_call + _shared(multiplying + each, problem, device, tiles, c)
+
+
+def _mean_window(problem: Problem, plan: CpuPlan, grid: RowGrid) -> float:
+    """Inputs that a product of one block each meets: its window as far as it lies in x."""
+    ends = [(q - grid.lookback, q + plan.block + grid.lookahead) for q in range(0, grid.rows, plan.block)]
+    return sum(max(min(stop, problem.l_in) - max(start, 0), 0) for start, stop in ends) / len(ends)
+
+
+def _met_again(problem: Problem, plan: CpuPlan, real: RealShape, grid: RowGrid) -> float:
+    """What products of one block each move besides, for each byte of the arrays.
+
+    Neighbours meet the inputs that they share and the lines in which a block begins or ends, all else in between; a
+    line that is written in part is read first.
+    """
+    besides = grid.span * real.item + LINE_BYTES + 2 * LINE_BYTES
+    return besides / (plan.block * (1 + problem.stride) * real.item)
 
 
 def _fft(problem: Problem, plan: CpuPlan, device: DeviceSpec, real: RealShape, grid: RowGrid, c: Constants) -> float:

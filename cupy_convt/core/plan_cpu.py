@@ -16,12 +16,12 @@ from cupy_convt.core.phases_cpu import SHORT_ROWS, Form, phase_forms, phase_tile
 from cupy_convt.core.problem import Problem, ceil_div, is_complex, real_dtype
 from cupy_convt.core.rows_cpu import RealShape, row_grid
 from cupy_convt.core.subpixel_cpu import SubpixelForm, kept_bytes, subpixel_bytes, subpixel_forms, subpixel_tile
-from cupy_convt.core.tiles_cpu import DENSE_TAPS, PADDED_FROM, dense_tile, fit
+from cupy_convt.core.tiles_cpu import DENSE_TAPS, PADDED_FROM, dense_tile, even_block, fit
 from cupy_convt.core.tiles_fft_cpu import fft_tiles
 from cupy_convt.core.transforms_cpu import FftForm, fft_forms
 
 METHODS = ("direct", "gemm", "fft")
-#: Rows of the blocks that the block-Toeplitz product may use.
+#: Rows, at most, of the blocks that the block-Toeplitz product may use.
 TOEPLITZ_BLOCKS = (4, 8, 16, 32, 64)
 #: Numbers in a tile: sums of the direct method, products of a dense one, windows and results of blocks. Smaller tiles
 #: would stay in nearer caches, but NumPy's calls on them are so short that two threads wait for the interpreter.
@@ -37,8 +37,8 @@ class CpuPlan:
     Tiles have `batch_tile` items, `group_tile` groups (or, when that is 1, `channel_tile` output channels of one group)
     and `row_tile` rows of the result; an only tile may be cut into `tap_parts` of its taps. `block` is the rows of a
     Toeplitz block, `form` that of short filters, `fft` that of transforms, `subpixel` that of a sub-pixel convolution.
-    Two plans with equal `packing_key` share packed weights; it is () when there is nothing to pack.
-    Plans of one `sum_order`, not empty, give an item the same bits whatever the batch.
+    Two plans with equal `packing_key` share packed weights; () is nothing to pack. Plans of one `sum_order`, not empty,
+    give an item the same bits whatever the batch.
     """
 
     method: str
@@ -71,9 +71,8 @@ def _packing(problem: Problem) -> tuple[object, ...]:
 
 def _converted_weight(problem: Problem, real: RealShape) -> int:
     """Bytes of the weight as a real array, none when it is one."""
-    if problem.weight_dtype == real_dtype(problem.accumulator):
-        return 0
-    return problem.groups * real.c_in * real.c_out * problem.kernel_size * real.item
+    real_already = problem.weight_dtype == real_dtype(problem.accumulator)
+    return 0 if real_already else problem.groups * real.c_in * real.c_out * problem.kernel_size * real.item
 
 
 def _workers(device: DeviceSpec) -> int:
@@ -230,7 +229,8 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
     """Blocks of rows as one product with a banded matrix of taps."""
     real, grid = RealShape.of(problem), row_grid(problem)
     plans = []
-    for block in TOEPLITZ_BLOCKS:
+    for most in TOEPLITZ_BLOCKS:
+        block = even_block(problem, grid.rows, most)
         window, width = real.c_in * (block + grid.span) + 1, block * problem.stride
         packed = problem.groups * real.c_out * window * width * real.item
         if packed > min(limit // 2, 64 << 20) or (block > grid.rows and block > TOEPLITZ_BLOCKS[0]):
@@ -247,7 +247,7 @@ def _toeplitz(problem: Problem, device: DeviceSpec, limit: int) -> list[CpuPlan]
         plans.append(
             CpuPlan(
                 "gemm",
-                f"toeplitz{block}",
+                f"toeplitz{most}",
                 batch_tile,
                 group_tile,
                 problem.c_out_group,

@@ -22,6 +22,9 @@ LEAST_CELLS, MOST_INPUTS = 1 << 19, 1 << 19
 #: about a millisecond and a half of work, where waking a thread takes 0.4 ms, as it does on a virtual machine.
 PARALLEL_FROM = 3 << 19
 
+#: Samples of a signal of which a part block is not worth a product of its own.
+SHORT_SIGNAL = 1024
+
 
 @lru_cache(maxsize=1024)
 def threads(problem: Problem, cores: int) -> int:
@@ -39,6 +42,13 @@ def fit(size: int, *unit_sizes: tuple[int, int]) -> list[int]:
         chosen.append(step)
         size //= step * max(unit, 1)
     return chosen
+
+
+def even_block(problem: Problem, rows: int, most: int) -> int:
+    """Rows of a Toeplitz block: `most`, or a few less where that cuts a short signal into whole blocks."""
+    if problem.l_out <= SHORT_SIGNAL and problem.l_out % problem.stride == 0:
+        return next((block for block in range(most, most // 2, -1) if rows % block == 0), most)
+    return most
 
 
 def dense_tile(problem: Problem, variant: str, most_cells: int, workers: int) -> tuple[int, int, int, int]:

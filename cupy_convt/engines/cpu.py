@@ -24,6 +24,7 @@ from cupy_convt.engines import (
     cpu_phases,
     cpu_phases_pack,
     cpu_toeplitz,
+    cpu_toeplitz_pack,
 )
 from cupy_convt.engines.cpu_arrays import Pieces, apply_activation, real_weight
 from cupy_convt.engines.cpu_threads import Array, cores
@@ -49,8 +50,14 @@ def _packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
     if plan.method == "fft":
         return cpu_fft_pack.packs_by_tile(problem, plan)
     if plan.block:
-        return cpu_toeplitz.packs_by_tile(problem, plan)
+        return cpu_toeplitz_pack.packs_by_tile(problem, plan)
     return plan.form is not None and cpu_phases_pack.packs_by_tile(problem, plan)
+
+
+@lru_cache(maxsize=1024)
+def _way(problem: Problem, plan: CpuPlan) -> tuple[bool, bool]:
+    """Whether tiles pack a weight that is not kept themselves, and whether they are shared among the cores."""
+    return _packs_by_tile(problem, plan), threads(problem, cores()) > 1
 
 
 class CpuEngine:
@@ -105,7 +112,7 @@ class CpuEngine:
         if plan.form:
             return cpu_phases_pack.pack(problem, plan, real)
         if plan.block:
-            return cpu_toeplitz.pack(problem, plan, real)
+            return cpu_toeplitz_pack.pack(problem, plan, real)
         return real
 
     def bind(
@@ -146,7 +153,8 @@ class CpuEngine:
         """
         if out.size == 0:
             return
-        by_tile = packed is None and _packs_by_tile(problem, plan)
+        packs_by_tile, parallel = _way(problem, plan)
+        by_tile = packed is None and packs_by_tile
         operand = real_weight(problem, weight) if by_tile else packed
         if operand is None:
             operand = self.pack(problem, plan, weight)
@@ -159,7 +167,6 @@ class CpuEngine:
             operand = self.pack(problem, plan, weight)
         assert isinstance(operand, np.ndarray)
         pieces = Pieces(problem, x, bias, out)
-        parallel = threads(problem, cores()) > 1
         if plan.method == "fft":
             cpu_fft.run(pieces, plan, operand, packed=not by_tile, parallel=parallel)
         elif plan.method == "direct":

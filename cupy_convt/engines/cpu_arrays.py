@@ -47,10 +47,32 @@ def copy_runs(source: Array, home: Array) -> None:
         np.copyto(home, source)
 
 
+@lru_cache(maxsize=1024)
+def _traits(problem: Problem) -> tuple[RealShape, np.dtype[Any], bool, bool]:
+    dtype = np.dtype(real_dtype(problem.accumulator))
+    return RealShape.of(problem), dtype, is_complex(problem.x_dtype), is_complex(problem.weight_dtype)
+
+
+#: An array that is contiguous, a byte of it, and the distances to what is found there along some axes.
+Placed = tuple[Array, int, tuple[int, ...]]
+
+
+def copy_runs_between(runs: tuple[tuple[int, ...], int], source: Placed, home: Placed) -> None:
+    """As copy_runs, for runs of one length, (shape, length), at places of two contiguous arrays: with fewer views."""
+    (shape, length), dtype = runs, source[0].dtype
+    if 1 < length <= LONGEST_ITEM:
+        dtype = _void(length * dtype.itemsize)
+    else:
+        shape = *shape, length
+        source, home = ((array, byte, (*strides, array.itemsize)) for array, byte, strides in (source, home))
+    (array, byte, strides), (there, at, steps) = source, home
+    np.copyto(np.ndarray(shape, dtype, there, at, steps), np.ndarray(shape, dtype, array, byte, strides))
+
+
 def real_weight(problem: Problem, weight: Array) -> Array:
     """The weight (C_in, C_out/g, K) as a real array (C_in', C_out'/g, K), itself where it is one already."""
-    real = np.dtype(real_dtype(problem.accumulator))
-    if not is_complex(problem.weight_dtype):
+    _, real, _, complex_weight = _traits(problem)
+    if not complex_weight:
         if weight.dtype == real:
             return weight
         out = np.empty(weight.shape, real)
@@ -64,12 +86,6 @@ def real_weight(problem: Problem, weight: Array) -> Array:
         np.negative(weight.imag, out=out[:, 1, :, 0])
         out[:, 1, :, 1] = weight.real
     return out.reshape(c_in * planes, c_out * 2, taps)
-
-
-@lru_cache(maxsize=1024)
-def _traits(problem: Problem) -> tuple[RealShape, np.dtype[Any], bool, bool]:
-    dtype = np.dtype(real_dtype(problem.accumulator))
-    return RealShape.of(problem), dtype, is_complex(problem.x_dtype), is_complex(problem.weight_dtype)
 
 
 class Pieces:

@@ -103,6 +103,7 @@ class Scratch:
         self._arrays: dict[str, Array] = {}
         self._contents: dict[str, object] = {}
         self._patterns: dict[str, object] = {}
+        self._bytes = 0
 
     def holds(self, name: str, contents: object) -> bool:
         """Whether the last thing said to be in a buffer is this; from now on it is."""
@@ -113,10 +114,11 @@ class Scratch:
     def end_of_call(self) -> None:
         """Forget what the buffers hold, and the buffers too when they are large."""
         self._contents.clear()
-        if sum(buffer.size for buffer in self._buffers.values()) > KEPT_BYTES:
+        if self._bytes > KEPT_BYTES:
             self._buffers.clear()
             self._arrays.clear()
             self._patterns.clear()
+            self._bytes = 0
 
     def zero_but(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, pattern: object) -> tuple[Array, bool]:
         """An array for users who always write the same elements, and whether it is new: zeros, and theirs to complete.
@@ -140,8 +142,10 @@ class Scratch:
         if name not in self._buffers or self._buffers[name].size < size:
             last = None  # gone before there is a larger one
             self._arrays.pop(name, None)
-            self._buffers.pop(name, None)
+            if name in self._buffers:
+                self._bytes -= self._buffers.pop(name).size
             self._buffers[name] = np.empty(size, np.uint8)
+            self._bytes += size
         array: Array = np.ndarray(shape, dtype, self._buffers[name])
         self._arrays[name] = array
         return array

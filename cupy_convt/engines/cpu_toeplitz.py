@@ -16,127 +16,103 @@ products), up to some hundred taps for each phase, where transforms take over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from cupy_convt.core.plan_cpu import MERGED_BELOW, CpuPlan, block_by_block
 from cupy_convt.core.problem import Problem, ceil_div
-from cupy_convt.core.rows_cpu import RealShape, RowGrid, row_grid
-from cupy_convt.engines.cpu_arrays import Pieces, copy_runs
+from cupy_convt.core.rows_cpu import RowGrid, row_grid
+from cupy_convt.core.tiles_cpu import SHORT_SIGNAL
+from cupy_convt.engines.cpu_arrays import Pieces, copy_runs_between
 from cupy_convt.engines.cpu_threads import Array, Scratch, for_each
+from cupy_convt.engines.cpu_toeplitz_pack import Blocks, blocks_of, pack_tile
 
-
-def pack(problem: Problem, plan: CpuPlan, weight: Array) -> Array:
-    """The banded matrices (g, co, ci (B + span) + 1, B s) of a real weight (C_in', C_out'/g, K), with a row of ones."""
-    out = np.zeros(_matrices(problem, plan, problem.groups), weight.dtype)
-    out[:, :, -1] = 1
-    _fill_bands(problem, plan, _grouped(problem, weight), out)
-    return out
-
-
-def packs_by_tile(problem: Problem, plan: CpuPlan) -> bool:
-    """Whether every matrix is met by one tile, which then makes it where it is about to be read."""
-    return plan.batch_tile >= problem.batch and plan.row_tile >= row_grid(problem).rows
-
-
-def _matrices(problem: Problem, plan: CpuPlan, groups: int) -> tuple[int, ...]:
-    real = RealShape.of(problem)
-    return groups, real.c_out, real.c_in * (plan.block + row_grid(problem).span) + 1, plan.block * problem.stride
-
-
-def _grouped(problem: Problem, weight: Array) -> Array:
-    real = RealShape.of(problem)
-    return weight.reshape(problem.groups, real.c_in, real.c_out, problem.kernel_size)
-
-
-def _fill_bands(problem: Problem, plan: CpuPlan, weight: Array, out: Array) -> None:
-    """Write the taps of a weight (g, ci, co, j) into matrices that are zero elsewhere.
-
-    Row u of a block's window is the input q0 - lookback + u; the sample r of its row b has tap m at
-    u = b + lead - m input_step + lookback.
-    """
-    grid, stride, item = row_grid(problem), problem.stride, out.itemsize
-    groups, c_in, c_out = weight.shape[:3]
-    row = plan.block * stride * item
-    matrix = (plan.block + grid.span) * row
-    for phase in problem.phases.active:
-        residue = (phase.residue - problem.p_left) % stride
-        lead = (residue + problem.p_left - phase.residue) // stride + phase.offset
-        taps = weight[..., phase.first_tap :: grid.tap_step].transpose(0, 2, 1, 3)[..., ::-1, None]
-        oldest = lead + grid.lookback - (phase.taps - 1) * grid.input_step
-        diagonal: Array = np.ndarray(
-            (groups, c_out, c_in, phase.taps, plan.block),
-            out.dtype,
-            out,
-            oldest * row + residue * item,
-            (*out.strides[:2], matrix, row * grid.input_step, row + stride * item),
-        )
-        if phase.taps > groups * c_out * c_in:
-            diagonal[...] = taps
-            continue
-        for tap in range(phase.taps):  # longer loops: many filters of few taps
-            diagonal[..., tap, :] = taps[..., tap, :]
-
-
-#: Samples of a signal of which a part block is not worth a product of its own.
-SHORT_SIGNAL = 1024
+#: Blocks of a tile beyond the ends of x, up to which windows are copied from x itself, and of those one by one.
+MOST_ENDS = 4
 
 
 class BlockTile(NamedTuple):
-    """Part of the result: items, groups, rows that are whole blocks."""
+    """Part of the result: items, groups (and their channels of x), rows that are whole blocks (and their samples).
+
+    `first` is the first input of the first window, `low` to `high` are the blocks whose windows lie in x, `ends` are
+    the others: the block, and from where to where in its window x goes.
+    """
 
     items: slice
     groups: slice
+    channels: slice
     rows: slice
+    start: int
+    stop: int
+    blocks: int
+    first: int
+    low: int
+    high: int
+    ends: tuple[tuple[int, int, int], ...]
 
 
-def tiles(pieces: Pieces, plan: CpuPlan, grid: RowGrid) -> Iterator[BlockTile]:
+@lru_cache(maxsize=64)
+def tiles(problem: Problem, plan: CpuPlan) -> tuple[BlockTile, ...]:
     """Tiles; the last one of a signal may reach beyond its end."""
-    problem = pieces.problem
+    found = []
     for n in range(0, problem.batch, plan.batch_tile):
         items = slice(n, min(n + plan.batch_tile, problem.batch))
         for g in range(0, problem.groups, plan.group_tile):
             groups = slice(g, min(g + plan.group_tile, problem.groups))
-            for q in range(0, grid.rows, plan.row_tile):
-                yield BlockTile(items, groups, slice(q, min(q + plan.row_tile, grid.rows)))
+            for q in range(0, row_grid(problem).rows, plan.row_tile):
+                found.append(_tile_of(problem, plan, items, groups, q))
+    return tuple(found)
+
+
+def _tile_of(problem: Problem, plan: CpuPlan, items: slice, groups: slice, first_row: int) -> BlockTile:
+    sizes, step, l_in = blocks_of(problem, plan), plan.block, problem.l_in
+    rows = slice(first_row, min(first_row + plan.row_tile, sizes.grid.rows))
+    start, stop = rows.start * problem.stride, min(rows.stop * problem.stride, problem.l_out)
+    blocks, first = ceil_div(stop - start, sizes.width), rows.start - sizes.grid.lookback
+    low = min(ceil_div(max(-first, 0), step), blocks)
+    high = min(max((l_in - sizes.window - first) // step + 1, low), blocks)
+    ends = []
+    for block in (*range(low), *range(high, blocks)):
+        before, until = -(first + block * step), l_in - first - block * step
+        ends.append((block, max(before, 0), max(min(until, sizes.window), 0)))
+    channels = slice(groups.start * problem.c_in_group, groups.stop * problem.c_in_group)
+    return BlockTile(items, groups, channels, rows, start, stop, blocks, first, low, high, tuple(ends))
 
 
 def run(pieces: Pieces, plan: CpuPlan, operand: Array, *, packed: bool, parallel: bool) -> None:
     """Compute every tile with the matrices that `pack` made or, not `packed`, from the real weight, by tiles."""
-    problem, grid = pieces.problem, row_grid(pieces.problem)
-    weight = operand if packed else _grouped(problem, operand)
-    pattern = plan.block, problem.stride, problem.dilation, problem.kernel_size, problem.p_left % problem.stride
+    sizes = blocks_of(pieces.problem, plan)
+    weight = operand if packed else sizes.grouped(operand)
 
     def work(tile: BlockTile, scratch: Scratch) -> None:
-        matrices = weight[tile.groups]
-        if not packed:
-            taps, shape = matrices, _matrices(problem, plan, tile.groups.stop - tile.groups.start)
-            matrices, new = scratch.zero_but("matrices", shape, pieces.dtype, pattern)
-            if new:
-                matrices[:, :, -1] = 1
-            _fill_bands(problem, plan, taps, matrices)
-        _tile(pieces, plan, matrices, grid, tile, scratch)
+        _tile(pieces, plan, weight[tile.groups], packed, sizes, tile, scratch)
 
-    for_each(work, tiles(pieces, plan, grid), parallel=parallel, products=True)
+    for_each(work, tiles(pieces.problem, plan), parallel=parallel, products=True)
 
 
-def _tile(pieces: Pieces, plan: CpuPlan, right: Array, grid: RowGrid, tile: BlockTile, scratch: Scratch) -> None:
-    problem = pieces.problem
-    start, stop = tile.rows.start * problem.stride, min(tile.rows.stop * problem.stride, problem.l_out)
-    every = slice(0, problem.c_out_group)
-    blocks = ceil_div(stop - start, plan.block * problem.stride)
-    piece = pieces.result(scratch, tile.items, tile.groups, every, start, stop)
-    biased = False
-    if block_by_block(pieces.real, piece.shape[0], blocks) and piece.strides[-1] == piece.itemsize:
-        _block_by_block(pieces, plan, right, grid, tile, piece, scratch)
+def _tile(
+    pieces: Pieces, plan: CpuPlan, weight: Array, packed: bool, sizes: Blocks, tile: BlockTile, scratch: Scratch
+) -> None:
+    """Compute a tile. The product adds the bias of a lone output channel.
+
+    Matrices that are made for one call have a row of it, which windows meet with ones; to others, which have the ones,
+    windows bring it.
+    """
+    every = slice(0, pieces.problem.c_out_group)
+    piece = pieces.result(scratch, tile.items, tile.groups, every, tile.start, tile.stop)
+    apart = block_by_block(pieces.real, piece.shape[0], tile.blocks) and piece.strides[-1] == piece.itemsize
+    lone = None if apart or sizes.c_out > 1 or pieces.bias is None else pieces.bias[:, tile.groups]
+    row = None if packed or lone is None or len(lone) > 1 else lone[0]
+    right = weight if packed else pack_tile(pieces.problem, sizes, weight, row, scratch)
+    if apart:
+        _block_by_block(pieces, plan, right, sizes.grid, tile, piece, scratch)
     else:
-        biased = pieces.bias is not None and pieces.real.c_out == 1
-        windows = _windows(pieces, plan, grid, tile, blocks, biased, scratch)
-        multiply = _merged if blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
+        windows = _windows(pieces, plan, sizes, tile, lone if row is None else 1, scratch)
+        multiply = _merged if tile.blocks < MERGED_BELOW and piece.shape[0] > 1 else _by_signal
         multiply(piece, windows, right[:, :, : windows.shape[-1]], scratch)
-    pieces.finish(piece, tile.items, tile.groups, every, start, stop, biased=biased)
+    pieces.finish(piece, tile.items, tile.groups, every, tile.start, tile.stop, biased=lone is not None)
 
 
 def _block_by_block(
@@ -144,16 +120,15 @@ def _block_by_block(
 ) -> None:
     """Few blocks in many signals of one channel: one product for each block, from x straight into the result."""
     problem, width = pieces.problem, right.shape[3]
-    channels = slice(tile.groups.start * problem.c_in_group, tile.groups.stop * problem.c_in_group)
-    first = max(tile.rows.start - grid.lookback, 0)
+    first = max(tile.first, 0)
     last = max(min(tile.rows.stop + grid.lookahead, problem.l_in), first)
-    inputs = pieces.inputs(scratch, tile.items, channels, first, last)
+    inputs = pieces.inputs(scratch, tile.items, tile.channels, first, last)
     if inputs.strides[-1] != inputs.itemsize:
         inputs = np.ascontiguousarray(inputs)
     left, home = inputs.transpose(1, 0, 2)[:, None], piece.transpose(1, 2, 0, 3)
     for begin in range(0, piece.shape[-1], width):
         samples = home[..., begin : begin + width]
-        oldest = tile.rows.start - grid.lookback + begin // problem.stride
+        oldest = tile.first + begin // problem.stride
         low, high = max(oldest, first), min(oldest + plan.block + grid.span, last)
         if low >= high:
             samples[...] = 0
@@ -189,24 +164,56 @@ def _by_signal(piece: Array, windows: Array, right: Array, scratch: Scratch) -> 
 
 
 def _windows(
-    pieces: Pieces, plan: CpuPlan, grid: RowGrid, tile: BlockTile, blocks: int, biased: bool, scratch: Scratch
+    pieces: Pieces, plan: CpuPlan, sizes: Blocks, tile: BlockTile, behind: Array | int | None, scratch: Scratch
 ) -> Array:
-    """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory; `biased`: the bias behind."""
-    real, window = pieces.real, plan.block + grid.span
-    groups, items = tile.groups.stop - tile.groups.start, real.planes * (tile.items.stop - tile.items.start)
-    per_group = pieces.problem.c_in_group
-    channels = slice(tile.groups.start * per_group, tile.groups.stop * per_group)
-    length = blocks * plan.block + grid.span
-    slab = scratch.get("slab", (items, groups * real.c_in, length), pieces.dtype)
-    pieces.fill_inputs(slab, tile.items, channels, tile.rows.start - grid.lookback)
-    n, c, i = slab.strides
-    shape = groups, items, blocks, real.c_in, window
-    view: Array = np.ndarray(shape, slab.dtype, slab, 0, (c * real.c_in, n, i * plan.block, c, i))
-    inputs = real.c_in * window
-    out = scratch.get("windows", (groups, items, blocks, inputs + biased), pieces.dtype)
-    copy_runs(view, out[..., :inputs].reshape(shape))
-    if biased:
-        bias = pieces.bias_of(tile.groups, slice(0, 1))
-        by_plane = out[..., inputs].reshape(groups, bias.shape[0], -1, blocks)
-        by_plane[...] = bias.transpose(1, 0, 2)[..., None]
+    """The windows of a tile, (n, g, blocks, ci (B + span)), with g outermost in memory, and what is `behind` them.
+
+    That is 1, the bias (planes of n, g, 1), or nothing.
+    """
+    groups, items = tile.groups.stop - tile.groups.start, pieces.real.planes * (tile.items.stop - tile.items.start)
+    inputs, step, x = sizes.c_in * sizes.window, plan.block, pieces.x
+    in_place = pieces.plain_x and x.flags.c_contiguous and len(tile.ends) <= MOST_ENDS
+    shape, whole = (groups, items, tile.blocks, inputs + (behind is not None)), plan.row_tile >= sizes.grid.rows
+    if in_place and whole:  # what is beyond the ends of x, zero, stays from call to call, and so do ones
+        pattern = tile.first, step, sizes.window, x.shape[-1], isinstance(behind, int)
+        out, new = scratch.zero_but("whole windows", shape, pieces.dtype, pattern)
+    else:
+        out, new = scratch.get("windows", shape, pieces.dtype), True
+    if in_place:
+        begin = tile.items.start * x.strides[0] + tile.channels.start * x.strides[1] + tile.first * x.itemsize
+        _copy_inputs(x, begin, step, out, sizes, slice(tile.low, tile.high), 0, sizes.window)
+        for block, low, high in tile.ends:
+            if not whole:
+                out[:, :, block, :inputs] = 0
+            _copy_inputs(x, begin, step, out, sizes, slice(block, block + 1), low, high)
+    else:
+        slab = scratch.get("slab", (items, groups * sizes.c_in, (tile.blocks - 1) * step + sizes.window), pieces.dtype)
+        pieces.fill_inputs(slab, tile.items, tile.channels, tile.first)
+        _copy_inputs(slab, 0, step, out, sizes, slice(0, tile.blocks), 0, sizes.window)
+    if isinstance(behind, np.ndarray):
+        by_plane = out[..., inputs].reshape(groups, len(behind), -1, tile.blocks)
+        by_plane[...] = behind.transpose(1, 0, 2)[..., None]
+    elif behind is not None and new:
+        out[..., inputs] = behind
     return out.transpose(1, 0, 2, 3)
+
+
+def _copy_inputs(
+    source: Array, begin: int, step: int, windows: Array, sizes: Blocks, blocks: slice, low: int, high: int
+) -> None:
+    """Copy the inputs low <= i < high of the windows (g, n, blocks, ci i ..) of some blocks.
+
+    The first of all windows begins at a byte of the source (n, c, i), the others so many inputs apart.
+    """
+    if blocks.start >= blocks.stop or low >= high:
+        return
+    n, c, item = source.strides
+    of_g, of_n, of_block, _ = windows.strides
+    shape = *windows.shape[:2], blocks.stop - blocks.start, sizes.c_in
+    first = begin + (blocks.start * step + low) * item
+    home = blocks.start * of_block + low * item
+    copy_runs_between(
+        (shape, high - low),
+        (source, first, (c * sizes.c_in, n, step * item, c)),
+        (windows, home, (of_g, of_n, of_block, sizes.window * item)),
+    )

@@ -5,7 +5,8 @@
 
 A map varies two sizes and times, at each point, the plan of least predicted time of every method, unless it is
 predicted to be hopeless. A curve varies the length of one layer and times PyTorch as well. `make report` draws them.
-Points keep their problem's fields, so that `benchmarks.fit_cost` can use them too.
+Points keep their problem's fields, so that `benchmarks.fit_cost` can use them too. For its sake the best plan of every
+kind is timed (columns, toeplitz, blocks, ...): else a kind that is predicted too fast or too slow hides the others.
 """
 
 from __future__ import annotations
@@ -126,13 +127,15 @@ def time_point(place: dict[str, int], workload: Workload, *, torch: bool, quick:
     engine, problem = CpuEngine(), workload.problem()
     choice, arrays = choose(problem, engine.device()), rivals.make_arrays(workload, "float32")
     plans: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for row in choice.ranking:
-        fits = row.plan is not None and row.plan.workspace_bytes <= choice.workspace_limit
-        small = row.method == "fft" or problem.macs <= MAX_MACS
-        if fits and small and row.seconds is not None and row.seconds <= HOPELESS * choice.seconds:
+        if row.plan is None or row.seconds is None or row.seconds > HOPELESS * choice.seconds:
+            continue
+        if row.plan.workspace_bytes <= choice.workspace_limit and (row.method == "fft" or problem.macs <= MAX_MACS):
             plans.setdefault(row.method, row.plan)
+            kinds.setdefault(row.plan.name.rstrip("0123456789x"), row.plan)
     plans[choice.method] = choice.plan
-    calls = {plan.name: rivals.planned(workload, arrays, plan) for plan in plans.values()}
+    calls = {plan.name: rivals.planned(workload, arrays, plan) for plan in (*plans.values(), *kinds.values())}
     if torch and problem.macs <= MAX_TORCH_MACS:
         calls["torch"] = rivals.torch_call(workload, arrays, engine.device().multiprocessors)
     times = interleaved(calls, seconds=0.0 if quick else 0.1, rounds=1 if quick else 2, patience=1.0)

@@ -67,6 +67,12 @@ def test_quality_is_regret_and_error() -> None:
     assert "within 2x: 100 %" in text
 
 
+def test_constants_of_other_names_stay() -> None:
+    found = fit_cost.fit(toy_rows(), Toy(), toy, only=("el", "un"))
+    assert found.call == Toy().call
+    assert found.element == pytest.approx(TRUTH.element, rel=0.2)
+
+
 def test_held_out_rows_are_predicted_by_the_others() -> None:
     """A row unlike the others is predicted badly by constants that have not seen it, in either form of its weight."""
     rows = toy_rows()

@@ -27,7 +27,12 @@ def test_points_stay_within_bounds_and_along_their_axes(which: Any) -> None:
 
 def test_a_point_keeps_what_the_fit_and_the_page_need(tmp_path: Path) -> None:
     point = sweep.time_point({"L": 40}, sweep.layer(taps=8, stride=4, length=40), torch=True, quick=True)
-    assert set(point["plans_ms"]) == set(point["methods"].values())
+    assert set(point["plans_ms"]) >= set(point["methods"].values())
+    assert {name.rstrip("0123456789x") for name in point["plans_ms"]} >= {
+        "direct/taps",
+        "gemm/toeplitz",
+        "gemm/columns",
+    }
     assert point["chosen"] in point["plans_ms"]
     assert point["torch_ms"] > 0
     assert Problem(**json.loads(json.dumps(point["fields"]))) == Problem(**point["fields"])

@@ -178,12 +178,15 @@ def measure_all(
 
 
 def measure(engine: Engine, problem: Problem, seconds: float, timer: Timer) -> dict[str, float]:
-    """Median seconds of every plan of a problem that is worth it, its weight packed already."""
-    choice = choose(problem, engine.device(), workspace_limit=current_limit(), kept=True)
-    rows = [row for row in choice.ranking if row.plan is not None and row.plan.workspace_bytes <= current_limit()]
-    plans = [row.plan for row in rows if row.plan and row.seconds and row.seconds <= HOPELESS * choice.seconds]
-    arrays = _arrays(engine, problem)
-    calls = {plan.name: _call(engine, problem, plan, arrays) for plan in plans}
+    """Median seconds of every plan of a problem that is worth it with or without a kept weight, packed already."""
+    limit, arrays = current_limit(), _arrays(engine, problem)
+    calls: dict[str, Call] = {}
+    for kept in (True, False):
+        choice = choose(problem, engine.device(), workspace_limit=limit, kept=kept)
+        for row in choice.ranking:
+            worth = row.seconds is not None and row.seconds <= HOPELESS * choice.seconds
+            if row.plan is not None and worth and row.plan.workspace_bytes <= limit and row.plan.name not in calls:
+                calls[row.plan.name] = _call(engine, problem, row.plan, arrays)
     return interleaved(calls, timer, seconds)
 
 

@@ -32,7 +32,7 @@ class Constants:
     direct_store: float = 5.98e-11
     dense_call: float = 4.18e-06
     dense_tile: float = 5.31e-05
-    dense_rate: float = 1.98e+11
+    dense_rate: float = 1.98e11
     dense_half_channels: float = 1.77
     dense_half_width: float = 0.186
     dense_operand: float = 3.35e-10
@@ -41,7 +41,7 @@ class Constants:
     rows_loop: float = 2.93e-11
     phases_call: float = 2.52e-05
     phases_tile: float = 4.33e-05
-    phases_rate: float = 1.89e+11
+    phases_rate: float = 1.89e11
     phases_half_depth: float = 2.38
     phases_half_width: float = 0.874
     phases_operand: float = 4.89e-10
@@ -49,7 +49,7 @@ class Constants:
     phases_result: float = 6.66e-10
     winograd_call: float = 0.000211
     winograd_tile: float = 1.78e-05
-    winograd_rate: float = 1.97e+11
+    winograd_rate: float = 1.97e11
     winograd_half_depth: float = 1.1
     winograd_half_width: float = 0.874
     winograd_operand: float = 4.12e-10
@@ -57,8 +57,8 @@ class Constants:
     winograd_result: float = 1.2e-09
     phases_pack: float = 8.34e-10
     subpixel_call: float = 9.26e-06
-    subpixel_rate: float = 1.91e+11
-    subpixel_half_rate: float = 4.37e+11
+    subpixel_rate: float = 1.91e11
+    subpixel_half_rate: float = 4.37e11
     subpixel_half_depth: float = 4.21
     subpixel_half_width: float = 1.1
     subpixel_input: float = 5.99e-11
@@ -72,7 +72,7 @@ class Constants:
     toeplitz_call: float = 3.39e-06
     toeplitz_tile: float = 4.74e-05
     toeplitz_product: float = 1.41e-08
-    toeplitz_rate: float = 1.78e+11
+    toeplitz_rate: float = 1.78e11
     toeplitz_operand: float = 7.09e-11
     toeplitz_run: float = 1.39e-09
     toeplitz_copy: float = 1.35e-10
@@ -90,8 +90,8 @@ class Constants:
     fft_alone: float = 1.75
     fft_split: float = 0.986
     fft_convert: float = 5.68e-10
-    fft_matrix_rate: float = 2.23e+12
-    fft_half_channels: float = 1.59e+03
+    fft_matrix_rate: float = 2.23e12
+    fft_half_channels: float = 1.59e03
     fft_turn: float = 8.27e-11
 
 
